@@ -1,0 +1,178 @@
+//! Names in a store and in the spool: the only place that makes and reads them.
+//!
+//! ```text
+//! replicate.json                                        what this is; checked before anything
+//! <generation>/term/<term>                              the claim of a writer
+//! <generation>/<level>/<first>-<last>-<term>-<ms>.seg   segment of commits first..=last; ms = time of the last
+//! <generation>/part/<hash>.seg                          part of snapshots, named by its content
+//! <generation>/snapshot/<txid>-<term>-<ms>.seg          the list of parts; without it the snapshot does not exist
+//! ```
+
+use crate::position::{Generation, Term, TimeMs, Txid};
+use crate::store::Key;
+
+/// The format marker of a replica.
+pub const MARKER: &str = "replicate.json";
+
+/// Level of a segment: 0 as shipped, 1 joined, 2 and 3 merged over an hour and a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(pub u8);
+
+impl Level {
+    pub const MAX: Level = Level(3);
+}
+
+/// The name of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentName {
+    pub generation: Generation,
+    pub level: Level,
+    pub first: Txid,
+    pub last: Txid,
+    pub term: Term,
+    /// Time of the last commit.
+    pub time: TimeMs,
+}
+
+/// The name of a snapshot: exact from `txid` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    pub generation: Generation,
+    pub txid: Txid,
+    pub term: Term,
+    /// Time of the commit `txid`.
+    pub time: TimeMs,
+}
+
+/// Hash of a part's content (XXH3-128 of offset, length and bytes; `segment::snapshot`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartHash(pub u128);
+
+/// Any name in a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectName {
+    Marker,
+    Term { generation: Generation, term: Term },
+    Segment(SegmentName),
+    Part { generation: Generation, hash: PartHash },
+    Snapshot(SnapshotName),
+}
+
+impl ObjectName {
+    pub fn key(&self) -> Key {
+        let text = match self {
+            ObjectName::Marker => MARKER.to_owned(),
+            ObjectName::Term { generation, term } => format!("{generation}/term/{term}"),
+            ObjectName::Segment(s) => {
+                format!("{}{}-{}-{}-{}.seg", level_folder(s.generation, s.level), s.first, s.last, s.term, s.time)
+            }
+            ObjectName::Part { generation, hash } => format!("{generation}/part/{:032x}.seg", hash.0),
+            ObjectName::Snapshot(s) => {
+                format!("{}{}-{}-{}.seg", snapshot_folder(s.generation), s.txid, s.term, s.time)
+            }
+        };
+        Key::new(text).expect("our own names are valid keys")
+    }
+
+    /// `None` for a name that this version does not know: a reader must not guess what it holds.
+    pub fn parse(text: &str) -> Option<ObjectName> {
+        if text == MARKER {
+            return Some(ObjectName::Marker);
+        }
+        let mut parts = text.split('/');
+        let (generation, folder, file) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+        let name = match (folder, parts.next()) {
+            (_, Some(_)) => return None,
+            ("term", None) => ObjectName::Term { generation, term: file.parse().ok()? },
+            ("part", None) => ObjectName::Part { generation, hash: parse_part_hash(file)? },
+            ("snapshot", None) => parse_snapshot(generation, file)?,
+            (level, None) => parse_segment(generation, level, file)?,
+        };
+        // One value, one name: anything that does not print back the same is not ours.
+        (name.key().as_str() == text).then_some(name)
+    }
+}
+
+fn parse_part_hash(file: &str) -> Option<PartHash> {
+    let digits = file.strip_suffix(".seg")?;
+    (digits.len() == 32).then(|| u128::from_str_radix(digits, 16).ok().map(PartHash))?
+}
+
+fn parse_snapshot(generation: Generation, file: &str) -> Option<ObjectName> {
+    let mut fields = file.strip_suffix(".seg")?.split('-');
+    let (txid, term, time) = (fields.next()?, fields.next()?, fields.next()?);
+    let name =
+        SnapshotName { generation, txid: txid.parse().ok()?, term: term.parse().ok()?, time: time.parse().ok()? };
+    Some(ObjectName::Snapshot(name))
+}
+
+fn parse_segment(generation: Generation, level: &str, file: &str) -> Option<ObjectName> {
+    let level = Level(level.parse().ok()?);
+    let mut fields = file.strip_suffix(".seg")?.split('-');
+    let (first, last, term, time) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let name = SegmentName {
+        generation,
+        level,
+        first: first.parse().ok()?,
+        last: last.parse().ok()?,
+        term: term.parse().ok()?,
+        time: time.parse().ok()?,
+    };
+    let good = level <= Level::MAX && name.first > Txid::ZERO && name.first <= name.last;
+    good.then_some(ObjectName::Segment(name))
+}
+
+/// The folder of everything in a generation, with its slash.
+pub fn generation_folder(generation: Generation) -> String {
+    format!("{generation}/")
+}
+
+pub fn level_folder(generation: Generation, level: Level) -> String {
+    format!("{generation}/{}/", level.0)
+}
+
+pub fn term_folder(generation: Generation) -> String {
+    format!("{generation}/term/")
+}
+
+pub fn snapshot_folder(generation: Generation) -> String {
+    format!("{generation}/snapshot/")
+}
+
+pub fn part_folder(generation: Generation) -> String {
+    format!("{generation}/part/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Every name reads back as the value it was made from.
+        #[test]
+        fn names_round_trip(g in any::<u64>(), t in any::<u32>(), a in 1u64.., b in 0u64..1000, ms in 0u64..(1 << 48),
+                            level in 0u8..=3, hash in any::<u128>()) {
+            let (generation, term, time) = (Generation(g), Term(t), TimeMs(ms));
+            let (first, last) = (Txid(a), Txid(a.saturating_add(b)));
+            for name in [
+                ObjectName::Marker,
+                ObjectName::Term { generation, term },
+                ObjectName::Segment(SegmentName { generation, level: Level(level), first, last, term, time }),
+                ObjectName::Part { generation, hash: PartHash(hash) },
+                ObjectName::Snapshot(SnapshotName { generation, txid: first, term, time }),
+            ] {
+                prop_assert_eq!(ObjectName::parse(name.key().as_str()), Some(name));
+            }
+        }
+
+        /// No text makes the parser panic, and what it takes prints back the same.
+        #[test]
+        fn any_text_is_read_or_refused(text in "[0-9a-f/.+-]{0,90}|.{0,40}") {
+            if let Some(name) = ObjectName::parse(&text) {
+                let key = name.key();
+                prop_assert_eq!(key.as_str(), text.as_str());
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! `replicate`: continuous copies of live SQLite and DuckDB databases, restorable to any commit.
+//!
+//! The map, in layer order; a module may use what stands above it, never what stands below.
+
+// 0: words
+pub mod extent;
+pub mod position;
+// 1: formats and seams (know nothing of each other, but for the words and the checksum)
+pub mod checksum;
+pub mod engine;
+pub mod layout;
+pub mod store;
