@@ -10,3 +10,5 @@ pub mod checksum;
 pub mod engine;
 pub mod layout;
 pub mod store;
+// 4: shell
+pub mod error;
