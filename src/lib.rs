@@ -10,5 +10,9 @@ pub mod checksum;
 pub mod engine;
 pub mod layout;
 pub mod store;
+// 2: history
+pub mod inventory;
+// 3: work
+pub mod restore;
 // 4: shell
 pub mod error;

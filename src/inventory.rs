@@ -1,0 +1,241 @@
+//! What one generation of a replica holds, as data, built from listed names alone: what connects, and where the gaps are.
+//!
+//! Pure: no request is made here and no object is read. What a name cannot tell (whether an object is whole, at which
+//! txid the copy behind a snapshot began) is asked of the caller or left to whoever reads the object.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::layout::{Level, ObjectName, SegmentName, SnapshotName};
+use crate::position::{Generation, Term, TimeMs, Txid};
+use crate::store::ObjectMeta;
+
+/// The highest level that still holds every commit by itself; above it only the last commit of a segment is a point.
+pub const EVERY_COMMIT: Level = Level(1);
+
+/// A name with the size that the listing gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed<N> {
+    pub name: N,
+    pub size: u64,
+}
+
+/// A moment in a history: a txid and the time of that commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment {
+    pub txid: Txid,
+    pub time: TimeMs,
+}
+
+/// Commits that no listed segment holds, between two that are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    pub first: Txid,
+    pub last: Txid,
+    /// The newest commit before the gap, where a segment ends or a snapshot stands.
+    pub before: Option<Moment>,
+    /// The last commit of the first segment after the gap.
+    pub after: Option<Moment>,
+}
+
+/// A range of commits that can be restored: a snapshot and what connects to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub from: Moment,
+    pub to: Moment,
+}
+
+/// What one generation holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    pub generation: Generation,
+    pub terms: Vec<Term>,
+    /// By txid.
+    pub snapshots: Vec<Listed<SnapshotName>>,
+    /// By first commit, then level.
+    pub segments: Vec<Listed<SegmentName>>,
+    /// Written by a dead term over or after what a higher term wrote: never read.
+    pub dead_segments: Vec<Listed<SegmentName>>,
+    pub dead_snapshots: Vec<Listed<SnapshotName>>,
+    /// Names that this version does not know.
+    pub unknown: Vec<ObjectMeta>,
+    /// The newest commit that any name speaks of, whether or not its object turned out to be usable.
+    pub newest: Option<Moment>,
+}
+
+impl Inventory {
+    /// Sorts a listing of (any folders of) one generation. Parts are left out: their number is that of the database's
+    /// megabytes, and only a snapshot gives them a meaning.
+    pub fn new(generation: Generation, listing: impl IntoIterator<Item = ObjectMeta>) -> Inventory {
+        let mut inventory = Inventory {
+            generation,
+            terms: Vec::new(),
+            snapshots: Vec::new(),
+            segments: Vec::new(),
+            dead_segments: Vec::new(),
+            dead_snapshots: Vec::new(),
+            unknown: Vec::new(),
+            newest: None,
+        };
+        for object in listing {
+            let size = object.size;
+            match ObjectName::parse(object.key.as_str()) {
+                Some(ObjectName::Segment(name)) if name.generation == generation => {
+                    inventory.segments.push(Listed { name, size });
+                }
+                Some(ObjectName::Snapshot(name)) if name.generation == generation => {
+                    inventory.snapshots.push(Listed { name, size });
+                }
+                Some(ObjectName::Term { generation: of, term }) if of == generation => inventory.terms.push(term),
+                Some(ObjectName::Part { generation: of, .. }) if of == generation => {}
+                _ => inventory.unknown.push(object),
+            }
+        }
+        inventory.terms.sort_unstable();
+        inventory.bury_dead_terms();
+        inventory.segments.sort_unstable_by_key(|s| (s.name.first, s.name.level, s.name.last));
+        inventory.snapshots.sort_unstable_by_key(|s| (s.name.txid, s.name.term));
+        inventory.newest = inventory.moments().max();
+        inventory
+    }
+
+    /// Readers ignore what a dead term wrote: a segment of a lower term that ends at or after the first commit of a higher
+    /// term at the same level, and a snapshot of a lower term at or after the first commit shipped by a higher one.
+    fn bury_dead_terms(&mut self) {
+        let mut begins: BTreeMap<(Level, Term), Txid> = BTreeMap::new();
+        for Listed { name, .. } in &self.segments {
+            let begin = begins.entry((name.level, name.term)).or_insert(name.first);
+            *begin = (*begin).min(name.first);
+        }
+        let taken_over = |level: Level, term: Term, last: Txid| {
+            begins.iter().any(|(&(of, higher), &begin)| of == level && higher > term && begin <= last)
+        };
+        let is_dead = |s: &Listed<SegmentName>| taken_over(s.name.level, s.name.term, s.name.last);
+        (self.dead_segments, self.segments) = self.segments.iter().copied().partition(is_dead);
+        let is_dead = |s: &Listed<SnapshotName>| taken_over(Level(0), s.name.term, s.name.txid);
+        (self.dead_snapshots, self.snapshots) = self.snapshots.iter().copied().partition(is_dead);
+    }
+
+    /// The same replica as if `broken` were not there. `newest` stays: what is lost is still known to have been.
+    pub fn without(&self, broken: &BTreeSet<ObjectName>) -> Inventory {
+        let mut rest = self.clone();
+        rest.segments.retain(|s| !broken.contains(&ObjectName::Segment(s.name)));
+        rest.snapshots.retain(|s| !broken.contains(&ObjectName::Snapshot(s.name)));
+        rest
+    }
+
+    /// Every commit that a name speaks of.
+    fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
+        let segments = self.segments.iter().map(|s| Moment { txid: s.name.last, time: s.name.time });
+        segments.chain(self.snapshots.iter().map(|s| Moment { txid: s.name.txid, time: s.name.time }))
+    }
+
+    /// The moment of the newest commit at or before `txid` whose time the names tell.
+    pub fn moment_at(&self, txid: Txid) -> Option<Moment> {
+        self.moments().filter(|m| m.txid <= txid).max()
+    }
+
+    /// The segments that lead from just after `base` to `target`, each joined to the one before it, or the gap that
+    /// prevents it. Empty when `base` is `target`.
+    pub fn chain(&self, base: Txid, target: Txid) -> Result<Vec<Listed<SegmentName>>, Gap> {
+        // Merged segments make the way short. Where they do not fit together, those that hold every commit may.
+        self.chain_within(base, target, Level::MAX).or_else(|gap| {
+            self.chain_within(base, target, EVERY_COMMIT)
+                .map_err(|other| if other.first > gap.first { other } else { gap })
+        })
+    }
+
+    fn chain_within(&self, base: Txid, target: Txid, highest: Level) -> Result<Vec<Listed<SegmentName>>, Gap> {
+        let mut chain = Vec::new();
+        let mut reached = base;
+        while reached < target {
+            match self.next_segment(reached, target, highest, chain.is_empty()) {
+                Some(segment) => {
+                    reached = segment.name.last;
+                    chain.push(segment);
+                }
+                None => return Err(self.gap_after(reached)),
+            }
+        }
+        Ok(chain)
+    }
+
+    /// The segment that leads furthest from `reached` towards `target`.
+    fn next_segment(&self, reached: Txid, target: Txid, highest: Level, at_start: bool) -> Option<Listed<SegmentName>> {
+        let next = reached.checked_next()?;
+        // Sorted by first commit: nothing behind this index can hold `next`.
+        let end = self.segments.partition_point(|s| s.name.first <= next);
+        let fits = |s: &&Listed<SegmentName>| {
+            let name = &s.name;
+            let holds_every_commit = name.level <= EVERY_COMMIT;
+            // A merged segment cannot be left or entered between its commits. Laying its older bytes over a snapshot does
+            // no harm, because everything newer than they are is laid over them again.
+            let enters = name.first == next || holds_every_commit || at_start;
+            let leaves = name.last <= target || holds_every_commit;
+            name.level <= highest && name.last >= next && enters && leaves
+        };
+        self.segments[..end].iter().filter(fits).max_by_key(|s| (s.name.last.min(target), s.name.level)).copied()
+    }
+
+    /// The last commit that can be reached from `base` without a gap.
+    pub fn reach(&self, base: Txid) -> Txid {
+        let mut reached = base;
+        while let Some(segment) = self.next_segment(reached, Txid(u64::MAX), Level::MAX, reached == base) {
+            reached = segment.name.last;
+        }
+        reached
+    }
+
+    fn gap_after(&self, reached: Txid) -> Gap {
+        let after = self.segments.iter().filter(|s| s.name.first > reached).min_by_key(|s| s.name.first);
+        let newest = self.newest.map_or(reached, |m| m.txid);
+        let last = after.map_or(newest, |s| Txid(s.name.first.0 - 1));
+        Gap {
+            first: Txid(reached.0.saturating_add(1)),
+            last,
+            before: self.moment_at(reached),
+            after: after.map(|s| Moment { txid: s.name.last, time: s.name.time }),
+        }
+    }
+
+    /// Every hole between the oldest commit that is held and the newest that is known of.
+    pub fn gaps(&self) -> Vec<Gap> {
+        let mut gaps = Vec::new();
+        let oldest_segment = self.segments.first().map(|s| Txid(s.name.first.0 - 1));
+        let oldest_snapshot = self.snapshots.first().map(|s| s.name.txid);
+        let (Some(mut reached), Some(newest)) = (oldest_segment.or(oldest_snapshot), self.newest) else { return gaps };
+        if let Some(snapshot) = oldest_snapshot {
+            reached = reached.min(snapshot);
+        }
+        loop {
+            reached = self.reach(reached);
+            if reached >= newest.txid {
+                return gaps;
+            }
+            let gap = self.gap_after(reached);
+            reached = gap.last.max(gap.first);
+            gaps.push(gap);
+        }
+    }
+
+    /// What can be restored, oldest first. `base_of` tells at which txid the copy behind a snapshot began, where that is
+    /// known; a snapshot for which it says `None` is taken not to need any segment before its own txid.
+    pub fn windows(&self, base_of: impl Fn(&SnapshotName) -> Option<Txid>) -> Vec<Window> {
+        let mut windows: Vec<Window> = Vec::new();
+        for Listed { name, .. } in &self.snapshots {
+            let from = Moment { txid: name.txid, time: name.time };
+            let end = self.reach(base_of(name).unwrap_or(name.txid).min(name.txid));
+            if end < name.txid {
+                continue;
+            }
+            let to = self.moment_at(end).map_or(from, |m| m.max(from));
+            match windows.last_mut() {
+                Some(window) if from.txid.0 <= window.to.txid.0.saturating_add(1) => window.to = window.to.max(to),
+                _ => windows.push(Window { from, to }),
+            }
+        }
+        windows
+    }
+}
+
+#[cfg(test)]
+mod tests;

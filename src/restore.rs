@@ -1,0 +1,3 @@
+//! Brings a database back as it was after one commit.
+
+pub mod point;
