@@ -3,10 +3,29 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub mod compare;
+pub mod file;
+pub mod memory;
+pub mod options;
+pub mod probe;
+pub mod requests;
+pub mod retry;
+pub mod url;
+
+pub use compare::same_content;
+pub use options::{ChecksumMode, OptionError, Secret, Sse, StoreOptions};
+pub use probe::{CreateOnly, probe};
+pub use requests::Requests;
+pub use url::{Location, UrlError, UrlProblem};
+
+/// Objects in one listing, a bound for memory: 10 million are a GB, and years of segments.
+pub const LIST_MAX: usize = 10_000_000;
 
 /// The name of an object, relative to the replica's prefix: segments of `[a-z0-9._-]`, joined by `/`, none of them
 /// `.` or `..`, at most `MAX_BYTES` long.
@@ -137,4 +156,47 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn delete(&self, keys: &[Key]) -> Result<(), StoreError>;
     /// The URL for messages, without secrets.
     fn describe(&self) -> String;
+}
+
+/// A store and what it has been asked.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    pub store: Arc<dyn Store>,
+    pub requests: Arc<Requests>,
+}
+
+/// Opens the store that `url` names: `s3://bucket/prefix?endpoint=…`, `file:///directory`, a plain path, or
+/// `memory://name` for tests. Sends nothing; what is wrong with the store itself is told by the first request.
+pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, UrlError> {
+    Ok(open_counted(url, options)?.store)
+}
+
+/// Opens a store whose every attempt is counted, retried by the rules of `retry`.
+pub fn open_counted(url: &str, options: &StoreOptions) -> Result<Opened, UrlError> {
+    let (location, options) = url::parse(url, options)?;
+    let inner: Arc<dyn Store> = match location {
+        Location::S3 { .. } => {
+            let problem = UrlProblem::S3("this build has no S3 yet");
+            return Err(UrlError { url: url.to_owned(), problem });
+        }
+        Location::Directory(root) => Arc::new(file::FileStore::new(root)),
+        Location::Memory(name) => Arc::new(memory::MemoryStore::shared(&name)),
+    };
+    let mut policy = retry::RetryPolicy::default();
+    if let Some(retries) = options.max_retries {
+        policy.max_tries = retries.saturating_add(1);
+    }
+    let requests = Arc::new(Requests::default());
+    let counted = Arc::new(requests::Counted::new(inner, requests.clone()));
+    let store = Arc::new(retry::Retrying::new(counted, policy, Arc::new(retry::RealPace::default())));
+    Ok(Opened { store, requests })
+}
+
+/// A range must lie within the object; an empty one may.
+fn check_range(key: &Key, range: &Range<u64>, len: u64) -> Result<(), StoreError> {
+    if range.start <= range.end && range.end <= len {
+        return Ok(());
+    }
+    let detail = format!("bytes {}..{} of an object of {len}", range.start, range.end);
+    Err(StoreError::new(Outcome::Invalid, "get", key, detail))
 }
