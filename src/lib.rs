@@ -9,6 +9,7 @@ pub mod position;
 pub mod checksum;
 pub mod engine;
 pub mod layout;
+pub mod segment;
 pub mod store;
 // 2: history
 pub mod inventory;
