@@ -1,0 +1,252 @@
+//! The command line: types for clap, nothing else. What a command does with them is in `commands`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Printed below the help of every command.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; for `restore --if-missing` also: the target is there already
+  1  failed; the message says what to do next
+  2  wrong usage or configuration; nothing was touched
+  3  nothing to restore: no such replica or point (with `--if-replica-exists` this is 0)
+  4  refused: the target exists, or another writer holds the database or the replica
+  5  the replica is damaged: which object, which commits are lost, which are still restorable
+  6  the store could not be reached or denied access
+  7  `run -- COMMAND`: the command ended well, but the final sync did not finish in time
+  otherwise, with `run -- COMMAND`: the code of the command; 128+n when signal n ended it";
+
+/// Continuously replicates live SQLite databases to S3 and directories, and restores them as they were after any commit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "replicate",
+    version,
+    after_help = EXIT_CODES,
+    after_long_help = EXIT_CODES,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Replicate databases until told to stop.
+    Run(RunArgs),
+    /// Restore a database as it was after a commit.
+    Restore(RestoreArgs),
+    /// Show what a replica holds and what is restorable.
+    List(ListArgs),
+    /// Prove that a replica can be restored.
+    Verify(VerifyArgs),
+    /// Show the configuration as understood, and the state of its databases.
+    Check(CheckArgs),
+    /// Replicate and restore a live database before your eyes.
+    Demo(DemoArgs),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual.
+    Man(ManArgs),
+    /// The demo's writer: commits to a database and notes every commit in a ledger.
+    #[command(hide = true)]
+    DemoWriter(DemoWriterArgs),
+}
+
+/// Replicate databases until told to stop.
+///
+/// Without DATABASE, every database of the configuration. With DATABASE, only that one: its settings come from the
+/// configuration if it is there, else from the configuration's `defaults`. Without URL and without replicas in the
+/// configuration, the replica is the directory <DATABASE>.replica beside the database.
+///
+/// TERM or INT stops in good order: everything that was committed is shipped, for at most `shutdown-timeout` (30 s). A
+/// second TERM or INT ends at once.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct RunArgs {
+    /// Path of a database, or its name in the configuration.
+    #[arg(value_name = "DATABASE", env = "REPLICATE_DATABASE")]
+    pub database: Option<PathBuf>,
+    /// Where to: s3://bucket/prefix, file:///directory or the path of a directory.
+    #[arg(value_name = "URL", env = "REPLICATE_URL", hide_env_values = true)]
+    pub urls: Vec<String>,
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Bring every replica level with the database, then end.
+    #[arg(long, conflicts_with = "command")]
+    pub once: bool,
+    /// Where the database file is missing, first restore it from its first replica that has it.
+    #[arg(long)]
+    pub restore_if_missing: bool,
+    /// Start this once capture is running; end when it ends, after a final sync, with its exit code.
+    #[arg(value_name = "COMMAND", last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Restore a database as it was after a commit.
+///
+/// The file is written beside its target, proven against the checksum recorded at that commit and by the engine's own
+/// check, and only then renamed. After an error nothing at the target has changed.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Where to write. Default: the configured database's path; for a URL, the database's file name here.
+    #[arg(short, long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Which commit: `2026-11-20T10:15:00Z`, a local time, `now`, `5m ago`, `txid:123`, `GENERATION/123`. Default: the
+    /// newest.
+    #[arg(long, value_name = "POINT")]
+    pub at: Option<String>,
+    /// Only this generation.
+    #[arg(long, value_name = "G")]
+    pub generation: Option<String>,
+    /// Where the target exists, do nothing and succeed.
+    #[arg(long, conflicts_with = "overwrite")]
+    pub if_missing: bool,
+    /// Where there is no replica, do nothing and succeed.
+    #[arg(long)]
+    pub if_replica_exists: bool,
+    /// Replace an existing target; the old file stays beside it as <name>.before-restore-<time>.
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the plan and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave out the engine's own check of the restored file; its checksum is proven all the same.
+    #[arg(long)]
+    pub no_check: bool,
+    /// Objects fetched at the same time.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Show what a replica holds and what is restorable.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// One line per generation.
+    #[arg(long, group = "what")]
+    pub generations: bool,
+    /// One line per snapshot.
+    #[arg(long, group = "what")]
+    pub snapshots: bool,
+    /// One line per segment.
+    #[arg(long, group = "what")]
+    pub segments: bool,
+    /// One line per commit: every point that `restore --at` can name.
+    #[arg(long, group = "what")]
+    pub commits: bool,
+    /// Leave out what is older.
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Leave out what is newer.
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Prove that a replica can be restored.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Also restore the newest commit to a temporary file and have the engine check it.
+    #[arg(long)]
+    pub deep: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Show the configuration as understood, and the state of its databases.
+///
+/// Unknown keys and impossible values are errors. Secrets are shown as set or not set.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Also ask every store whether it can be reached.
+    #[arg(long)]
+    pub connect: bool,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Replicate and restore a live database before your eyes.
+///
+/// In a temporary directory: a live SQLite database with a writer in a process of its own, replicated into a directory,
+/// restored to a moment in the middle and to its end, and compared with what the writer had noted.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct DemoArgs {
+    /// How long the writer writes.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub seconds: u32,
+    /// Leave the temporary directory for a look around.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Print a completion script for a shell.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct CompletionsArgs {
+    pub shell: clap_complete::Shell,
+}
+
+/// Print the manual: of `replicate` and all its commands, for `man -l -`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct ManArgs {
+    /// Write one page per command into this directory instead.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct DemoWriterArgs {
+    pub database: PathBuf,
+    pub ledger: PathBuf,
+    /// Commits in a second.
+    #[arg(long, default_value_t = 50)]
+    pub rate: u32,
+    /// Makes the run repeatable.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Where to read from.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// URL of a replica, or the path or name of a configured database.
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    #[command(flatten)]
+    pub config: ConfigArg,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArg {
+    /// The configuration file.
+    #[arg(long = "config", value_name = "FILE", env = "REPLICATE_CONFIG")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct JsonArg {
+    /// Facts as JSON on stdout.
+    #[arg(long = "json")]
+    pub on: bool,
+}

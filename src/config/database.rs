@@ -1,0 +1,207 @@
+//! One database of the configuration: its settings and its replicas.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_yaml_ng::Value;
+
+use super::fields::Fields;
+use super::{Config, ConfigError};
+use crate::error::Error;
+use crate::store::{Secret, StoreOptions};
+
+/// The keys of `defaults`, and of every database beside its own.
+pub const SETTINGS_KEYS: [&str; 5] =
+    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit"];
+const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
+const REPLICA_KEYS: [&str; 13] = [
+    "url",
+    "endpoint",
+    "region",
+    "access-key-id",
+    "secret-access-key",
+    "session-token",
+    "path-style",
+    "sse",
+    "kms-key-id",
+    "checksum",
+    "connect-timeout",
+    "request-timeout",
+    "max-retries",
+];
+
+const HOUR: Duration = Duration::from_secs(3600);
+const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
+const SEGMENT_SIZE: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
+const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
+const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+const SPOOL_LIMIT: RangeInclusive<u64> = (16 << 20)..=(1 << 50);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
+const MAX_REPLICAS: usize = 16;
+
+/// What can be set for every database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// A segment is sealed at this age …
+    pub sync_interval: Duration,
+    /// … or this size in bytes, whichever is first.
+    pub segment_size: u64,
+    /// Fallback when no file event arrives.
+    pub poll_interval: Duration,
+    pub snapshot_interval: Duration,
+    /// Bytes that the spool may hold while a store is down.
+    pub spool_limit: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            sync_interval: Duration::from_secs(1),
+            segment_size: 4 << 20,
+            poll_interval: Duration::from_secs(1),
+            snapshot_interval: 24 * HOUR,
+            spool_limit: 10 << 30,
+        }
+    }
+}
+
+impl Settings {
+    /// Takes its keys out of `fields`; what is missing is as in `defaults`.
+    pub fn read(fields: &mut Fields, defaults: &Settings) -> Result<Settings, ConfigError> {
+        let settings = Settings {
+            sync_interval: fields.duration("sync-interval", SYNC_INTERVAL)?.unwrap_or(defaults.sync_interval),
+            segment_size: fields.size("segment-size", SEGMENT_SIZE)?.unwrap_or(defaults.segment_size),
+            poll_interval: fields.duration("poll-interval", POLL_INTERVAL)?.unwrap_or(defaults.poll_interval),
+            snapshot_interval: fields
+                .duration("snapshot-interval", SNAPSHOT_INTERVAL)?
+                .unwrap_or(defaults.snapshot_interval),
+            spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
+        };
+        if settings.spool_limit < settings.segment_size.saturating_mul(2) {
+            return Err(fields.error("spool-limit", "must hold two segments: raise it, or lower segment-size"));
+        }
+        Ok(settings)
+    }
+}
+
+/// One database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatabaseConfig {
+    pub path: PathBuf,
+    /// Its file name.
+    pub name: String,
+    /// Where its spool and its page map are kept.
+    pub state_dir: PathBuf,
+    pub settings: Settings,
+    pub replicas: Vec<ReplicaConfig>,
+    /// No replica was named, so that it is the directory beside the database.
+    pub default_replica: bool,
+}
+
+impl DatabaseConfig {
+    /// A database of which only the path is known.
+    pub fn new(path: &Path, config: &Config) -> Result<DatabaseConfig, ConfigError> {
+        Self::with_path(path.to_owned(), "", config)
+    }
+
+    fn with_path(path: PathBuf, at: &str, config: &Config) -> Result<DatabaseConfig, ConfigError> {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+            let problem = format!("{} is not the path of a file with a Unicode name", path.display());
+            return Err(ConfigError::at(at, problem));
+        };
+        let state_name = format!(".{name}-replicate");
+        let state_dir = match &config.state_dir {
+            Some(base) => base.join(state_name),
+            None => path.with_file_name(state_name),
+        };
+        let beside = path.with_file_name(format!("{name}.replica"));
+        let Some(url) = beside.to_str().map(str::to_owned) else {
+            return Err(ConfigError::at(at, format!("{} is not Unicode", path.display())));
+        };
+        let replicas = vec![ReplicaConfig { url, options: StoreOptions::default() }];
+        let settings = config.defaults.clone();
+        Ok(DatabaseConfig { path, name, state_dir, settings, replicas, default_replica: true })
+    }
+
+    pub(super) fn read(entry: Value, at: &str, config: &Config) -> Result<DatabaseConfig, ConfigError> {
+        let known: Vec<&str> = DATABASE_KEYS.into_iter().chain(SETTINGS_KEYS).collect();
+        let mut fields = Fields::new(entry, at, &known)?;
+        let path = fields.text("path")?.ok_or_else(|| ConfigError::at(at, "needs the key `path`"))?;
+        let mut database = DatabaseConfig::with_path(PathBuf::from(path), &fields.path_to("path"), config)?;
+        if let Some(state_dir) = fields.text("state-dir")? {
+            database.state_dir = PathBuf::from(state_dir);
+        }
+        database.settings = Settings::read(&mut fields, &config.defaults)?;
+        if let Some(items) = fields.list("replicas")? {
+            if items.is_empty() || items.len() > MAX_REPLICAS {
+                let problem = format!("has {} entries; 1 to {MAX_REPLICAS} are possible", items.len());
+                return Err(fields.error("replicas", problem));
+            }
+            let at = fields.path_to("replicas");
+            let each = items.into_iter().enumerate();
+            let replicas = each.map(|(i, item)| ReplicaConfig::read(item, &format!("{at}[{i}]")));
+            database.replicas = replicas.collect::<Result<_, _>>()?;
+            database.default_replica = false;
+        }
+        Ok(database)
+    }
+}
+
+/// One replica of a database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaConfig {
+    pub url: String,
+    pub options: StoreOptions,
+}
+
+impl ReplicaConfig {
+    /// Refuses a URL that no store can be opened with.
+    pub fn new(url: String, options: StoreOptions) -> Result<ReplicaConfig, Error> {
+        crate::store::url::parse(&url, &options).map_err(|error| Error::usage(error.to_string()))?;
+        Ok(ReplicaConfig { url, options })
+    }
+
+    /// Its URL for people: without parameters, so that nothing secret that someone wrote there is repeated.
+    pub fn shown_url(&self) -> &str {
+        match self.url.contains("://") {
+            true => self.url.split_once('?').map_or(&self.url, |(base, _)| base),
+            false => &self.url,
+        }
+    }
+
+    fn read(item: Value, at: &str) -> Result<ReplicaConfig, ConfigError> {
+        let mut fields = match item {
+            // A URL alone is enough.
+            Value::String(url) => {
+                let entry = [(Value::from("url"), Value::from(url))];
+                Fields::new(Value::Mapping(entry.into_iter().collect()), at, &REPLICA_KEYS)?
+            }
+            item => Fields::new(item, at, &REPLICA_KEYS)?,
+        };
+        let url = fields.text("url")?.ok_or_else(|| ConfigError::at(at, "needs the key `url`"))?;
+        if let Some(placeholder) = ["{name}", "{path}"].into_iter().find(|p| url.contains(p)) {
+            return Err(fields.error("url", format!("{placeholder} is not available in this version; write it out")));
+        }
+        let mut options = StoreOptions {
+            endpoint: fields.text("endpoint")?,
+            region: fields.text("region")?,
+            access_key_id: fields.text("access-key-id")?,
+            secret_access_key: fields.text("secret-access-key")?.map(Secret::new),
+            session_token: fields.text("session-token")?.map(Secret::new),
+            path_style: fields.boolean("path-style")?,
+            kms_key_id: fields.text("kms-key-id")?,
+            connect_timeout: fields.duration("connect-timeout", TIMEOUT)?,
+            request_timeout: fields.duration("request-timeout", TIMEOUT)?,
+            max_retries: fields.number("max-retries", 0..=1000)?,
+            ..StoreOptions::default()
+        };
+        for key in ["sse", "checksum"] {
+            if let Some(text) = fields.text(key)? {
+                options.set(key, &text).map_err(|error| fields.error(key, error.to_string()))?;
+            }
+        }
+        crate::store::url::parse(&url, &options).map_err(|error| fields.error("url", error.to_string()))?;
+        Ok(ReplicaConfig { url, options })
+    }
+}

@@ -1,0 +1,169 @@
+use super::*;
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "KEY" => Some("AKIA-key".to_owned()),
+        "SECRET" => Some("hunter2".to_owned()),
+        _ => None,
+    }
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, &environment)
+}
+
+fn message(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+const WHOLE: &str = "
+state-dir: /var/lib/replicate
+shutdown-timeout: 1m
+defaults: { sync-interval: 500ms, segment-size: 8MiB, poll-interval: 2s, snapshot-interval: 12h, spool-limit: 1GiB }
+databases:
+  - path: /data/app.db
+    sync-interval: 10ms
+    replicas:
+      - url: s3://bucket/app
+        endpoint: https://s3.example.org
+        region: eu-central-1
+        access-key-id: ${KEY}
+        secret-access-key: ${SECRET}
+        path-style: ${STYLE:-true}
+        sse: aws:kms
+        kms-key-id: k
+        checksum: when-required
+        connect-timeout: 5s
+        request-timeout: 30s
+        max-retries: 3
+      - url: file:///mnt/backup/app
+      - /mnt/third/app
+  - path: /data/other.db
+    state-dir: /ssd/other
+";
+
+/// Every documented key reads as documented; what a database does not say comes from `defaults`.
+#[test]
+fn every_key_is_understood() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(60));
+    let [app, other] = config.databases.as_slice() else { panic!("two databases") };
+    assert_eq!((app.name.as_str(), app.path.as_path()), ("app.db", Path::new("/data/app.db")));
+    assert_eq!(app.state_dir, Path::new("/var/lib/replicate/.app.db-replicate"));
+    assert_eq!((app.settings.sync_interval, app.settings.segment_size), (Duration::from_millis(10), 8 << 20));
+    assert_eq!((app.settings.snapshot_interval, app.settings.spool_limit), (Duration::from_secs(43_200), 1 << 30));
+    let options = &app.replicas[0].options;
+    assert_eq!(options.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
+    assert_eq!((options.access_key_id.as_deref(), options.path_style), (Some("AKIA-key"), Some(true)));
+    assert_eq!((options.max_retries, options.connect_timeout), (Some(3), Some(Duration::from_secs(5))));
+    let urls: Vec<_> = app.replicas.iter().map(|replica| replica.url.as_str()).collect();
+    assert_eq!(urls, ["s3://bucket/app", "file:///mnt/backup/app", "/mnt/third/app"]);
+    assert_eq!(other.state_dir, Path::new("/ssd/other"));
+    assert_eq!(other.settings.sync_interval, Duration::from_millis(500));
+    assert!(other.default_replica && !app.default_replica);
+    assert_eq!(other.replicas[0].url, "/data/other.db.replica");
+}
+
+/// A misspelt key is refused with the way to it and the nearest known one, at every depth.
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_known_one() {
+    for (text, path, hint) in [
+        ("databasse: []", "`databasse`", "\"databases\""),
+        ("defaults: {sync-intervall: 1s}", "`defaults.sync-intervall`", "\"sync-interval\""),
+        ("databases: [{path: a, snapshot_interval: 1h}]", "`databases[0].snapshot_interval`", "\"snapshot-interval\""),
+        ("databases: [{path: a, replicas: [{url: b, regoin: c}]}]", "`databases[0].replicas[0].regoin`", "\"region\""),
+        ("databases: [{path: a, replicas: [{url: b, zzzzzzzzzzz: c}]}]", "zzzzzzzzzzz", "known here: url"),
+        ("databases: [{path: a}, {pth: b}]", "`databases[1].pth`", "\"path\""),
+    ] {
+        let message = message(text);
+        assert!(message.contains(path) && message.contains(hint), "{message}");
+    }
+}
+
+/// What this version does not do is refused by name, never accepted and ignored (loss 30).
+#[test]
+fn loss_30_keys_of_later_versions_are_refused() {
+    for text in [
+        "listen: 127.0.0.1:9187",
+        "defaults: {retention: {commits: 24h}}",
+        "databases: [{path: a, retention: {}}]",
+        "databases: [{glob: /data/*.db}]",
+        "databases: [{path: a, replicas: ['s3://b/{name}']}]",
+    ] {
+        let message = message(text);
+        assert!(message.contains("not available in this version"), "{message}");
+    }
+}
+
+/// Values of the wrong kind, out of bounds or contradicting each other are refused with the way to them.
+#[test]
+fn impossible_values_are_refused() {
+    for (text, part) in [
+        ("[]", "not a mapping"),
+        ("databases: {}", "`databases`: is not a list"),
+        ("databases: [x]", "not a mapping"),
+        ("databases: [{}]", "needs the key `path`"),
+        ("databases: [{path: ''}]", "is empty"),
+        ("databases: [{path: /}]", "not the path of a file"),
+        ("databases: [{path: a, replicas: []}]", "0 entries"),
+        ("databases: [{path: a, replicas: [{}]}]", "needs the key `url`"),
+        ("databases: [{path: a, replicas: ['gs://b']}]", "gs://"),
+        ("databases: [{path: a, replicas: [{url: 's3://b', path-style: 1}]}]", "neither true nor false"),
+        ("databases: [{path: a, replicas: [{url: 's3://b', access-key-id: k}]}]", "secret-access-key"),
+        ("databases: [{path: a, replicas: [{url: /b, region: k}]}]", "region"),
+        ("databases: [{path: a, replicas: [{url: 's3://b', sse: x}]}]", "AES256"),
+        ("defaults: {sync-interval: 0ms}", "out of bounds: 1ms to 1h"),
+        ("defaults: {sync-interval: 1}", "not a duration"),
+        ("defaults: {sync-interval: [1s]}", "not a text"),
+        ("defaults: {spool-limit: 1MB}", "out of bounds"),
+        ("defaults: {spool-limit: 20MiB, segment-size: 16MiB}", "two segments"),
+        ("databases: [{path: a, path: b}]", "duplicate"),
+        ("databases: [{path: '${NONE}'}]", "NONE is not set"),
+        ("a: [", "did not find"),
+    ] {
+        let message = message(text);
+        assert!(message.contains(part), "{text}: {message}");
+    }
+}
+
+/// Two databases cannot share a file, a state directory or a replica.
+#[test]
+fn shared_places_are_refused() {
+    for (text, part) in [
+        ("databases: [{path: /a}, {path: /a}]", "`databases[1].path`: the same database as `databases[0].path`"),
+        ("databases: [{path: /a, state-dir: /s}, {path: /b, state-dir: /s}]", "the same state directory"),
+        ("databases: [{path: /a, replicas: [/r]}, {path: /b, replicas: [/r/]}]", "the same replica"),
+        ("state-dir: /s\ndatabases: [{path: /a/x}, {path: /b/x}]", "the same state directory"),
+    ] {
+        let message = message(text);
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// Nothing that prints the configuration or an error about it shows a secret.
+#[test]
+fn secrets_are_never_printed() {
+    let printed = format!("{:?}", parse(WHOLE).unwrap());
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let wrong = "databases: [{path: a, replicas: [{url: /b, access-key-id: k, secret-access-key: '${SECRET}'}]}]";
+    assert!(!message(wrong).contains("hunter2"));
+}
+
+/// A database is found by path and by name; a name that two share is refused; an argument beats the file.
+#[test]
+fn databases_are_found_and_overridden() {
+    let config = parse(WHOLE).unwrap();
+    assert_eq!(config.find(Path::new("app.db")).unwrap().unwrap().path, Path::new("/data/app.db"));
+    assert_eq!(config.find(Path::new("/data/./other.db")).unwrap().unwrap().name, "other.db");
+    assert!(config.find(Path::new("nothing")).unwrap().is_none());
+    let only = config.clone().only(Path::new("app.db"), &["/elsewhere".to_owned()]).unwrap();
+    assert_eq!(only.databases.len(), 1);
+    assert_eq!(only.databases[0].replicas[0].url, "/elsewhere");
+    assert_eq!(only.databases[0].settings.sync_interval, Duration::from_millis(10));
+    let new = config.clone().only(Path::new("/x/new.db"), &[]).unwrap();
+    assert_eq!(new.databases[0].settings.sync_interval, Duration::from_millis(500));
+    assert_eq!(new.databases[0].replicas[0].url, "/x/new.db.replica");
+    assert!(config.only(Path::new("app.db"), &["gs://x".to_owned()]).is_err());
+    let twins = parse("databases: [{path: /a/x}, {path: /b/x}]").unwrap();
+    assert!(twins.find(Path::new("x")).unwrap_err().to_string().contains("/a/x, /b/x"));
+}
