@@ -35,25 +35,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Replicate databases until told to stop.
-    Run(RunArgs),
-    /// Restore a database as it was after a commit.
-    Restore(RestoreArgs),
-    /// Show what a replica holds and what is restorable.
-    List(ListArgs),
-    /// Prove that a replica can be restored.
-    Verify(VerifyArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
-    /// Replicate and restore a live database before your eyes.
-    Demo(DemoArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Print the manual.
     Man(ManArgs),
-    /// The demo's writer: commits to a database and notes every commit in a ledger.
-    #[command(hide = true)]
-    DemoWriter(DemoWriterArgs),
 }
 
 /// Replicate databases until told to stop.

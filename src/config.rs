@@ -111,11 +111,11 @@ impl Config {
     /// Two writers to one place would destroy each other's work; refused before anything starts.
     pub fn check_distinct(&self) -> Result<(), ConfigError> {
         let mut seen = BTreeMap::new();
-        let mut claim = |what: &str, place: String, path: String| match seen.insert((what.to_owned(), place), path.clone())
-        {
-            None => Ok(()),
-            Some(first) => Err(ConfigError::at(&path, format!("the same {what} as `{first}`"))),
-        };
+        let mut claim =
+            |what: &str, place: String, path: String| match seen.insert((what.to_owned(), place), path.clone()) {
+                None => Ok(()),
+                Some(first) => Err(ConfigError::at(&path, format!("the same {what} as `{first}`"))),
+            };
         for (d, database) in self.databases.iter().enumerate() {
             let path = format!("databases[{d}]");
             let absolute = std::path::absolute(&database.path).unwrap_or_else(|_| database.path.clone());

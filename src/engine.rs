@@ -9,6 +9,7 @@ use crate::checksum::PageMap;
 use crate::extent::{Extent, PageGrid};
 use crate::position::{CommitKind, Lengths, ParseError, RepairReason, Txid};
 
+pub mod head;
 pub mod sqlite;
 
 /// The engines that are known.

@@ -16,4 +16,7 @@ pub mod inventory;
 // 3: work
 pub mod restore;
 // 4: shell
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod error;

@@ -162,6 +162,11 @@ impl ReplicaConfig {
         Ok(ReplicaConfig { url, options })
     }
 
+    /// The options with those of the URL's parameters laid over them.
+    pub fn all_options(&self) -> StoreOptions {
+        crate::store::url::parse(&self.url, &self.options).map_or_else(|_| self.options.clone(), |(_, options)| options)
+    }
+
     /// Its URL for people: without parameters, so that nothing secret that someone wrote there is repeated.
     pub fn shown_url(&self) -> &str {
         match self.url.contains("://") {

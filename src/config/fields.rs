@@ -91,11 +91,7 @@ impl Fields {
         }
     }
 
-    pub fn duration(
-        &mut self,
-        key: &str,
-        bounds: RangeInclusive<Duration>,
-    ) -> Result<Option<Duration>, ConfigError> {
+    pub fn duration(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Result<Option<Duration>, ConfigError> {
         let Some(text) = self.text(key)? else { return Ok(None) };
         let duration = parse_duration(&text).map_err(|problem| self.error(key, problem))?;
         if bounds.contains(&duration) {

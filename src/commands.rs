@@ -1,0 +1,61 @@
+//! One file per command; here is only the way to them, and what they share.
+
+use std::io::Write;
+
+use crate::cli::Command;
+use crate::config::Environment;
+use crate::error::Error;
+
+pub mod check;
+pub mod completions;
+pub mod man;
+
+/// Exit code of a command that did what it was asked to.
+pub const DONE: u8 = 0;
+
+/// Runs one command to its end. The exit code is that of success, or of the child process of `run -- COMMAND`.
+pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Error> {
+    match command {
+        Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
+        Command::Completions(args) => completions::execute(&args).map(|()| DONE),
+        Command::Man(args) => man::execute(&args).map(|()| DONE),
+    }
+}
+
+/// Prints a result. A reader that has gone away (`| head`) is no error of ours.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::failed("cannot write to stdout").because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a fact as one JSON document.
+pub fn print_json(value: &serde_json::Value) -> Result<(), Error> {
+    print(&format!("{value:#}\n"))
+}
+
+/// The threads of a command that talks to stores. Two suffice: what takes long waits for the network or runs in a thread of
+/// its own.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("cannot start threads").because(error))
+}
+
+/// A variable that this version has no use for is refused, because whoever set it relies on it.
+pub fn refuse_later_variables(environment: Environment<'_>) -> Result<(), Error> {
+    match environment("REPLICATE_LISTEN") {
+        Some(value) if !value.is_empty() => {
+            Err(Error::usage("REPLICATE_LISTEN is not available in this version: there is no status page yet")
+                .next_step("unset it"))
+        }
+        _ => Ok(()),
+    }
+}
