@@ -16,6 +16,7 @@ pub mod options;
 pub mod probe;
 pub mod requests;
 pub mod retry;
+pub mod s3;
 pub mod url;
 
 pub use compare::same_content;
@@ -175,10 +176,7 @@ pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, UrlErro
 pub fn open_counted(url: &str, options: &StoreOptions) -> Result<Opened, UrlError> {
     let (location, options) = url::parse(url, options)?;
     let inner: Arc<dyn Store> = match location {
-        Location::S3 { .. } => {
-            let problem = UrlProblem::S3("this build has no S3 yet");
-            return Err(UrlError { url: url.to_owned(), problem });
-        }
+        Location::S3 { bucket, prefix } => Arc::new(s3::S3Store::new(bucket, prefix, &options)),
         Location::Directory(root) => Arc::new(file::FileStore::new(root)),
         Location::Memory(name) => Arc::new(memory::MemoryStore::shared(&name)),
     };

@@ -203,8 +203,11 @@ impl StoreOptions {
             }
         }
         if let Some(endpoint) = &self.endpoint {
-            let good = url::Url::parse(endpoint).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-            if !good {
+            let good = |u: url::Url| matches!(u.scheme(), "http" | "https") && u.has_host();
+            // A password in it would be printed with every error.
+            let bare = |u: &url::Url| u.username().is_empty() && u.password().is_none() && u.query().is_none();
+            if !url::Url::parse(endpoint).is_ok_and(|u| bare(&u) && good(u)) {
+                let endpoint = endpoint.rsplit('@').next().unwrap_or_default();
                 return Err(OptionError::value("endpoint", endpoint, "a URL such as https://s3.example.org"));
             }
         }
