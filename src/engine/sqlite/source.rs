@@ -43,13 +43,15 @@ pub(super) struct SqliteSource {
 
 impl SqliteSource {
     pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<SqliteSource, EngineError> {
+        // Whether the commits before are durable is not known here, so the WAL that has them is not let go before.
+        let unpersisted = resume.is_some();
         let Attached { hold, history, files, reading } = attach(path, resume)?;
         Ok(SqliteSource {
             hold,
             history,
             files,
             reading,
-            unpersisted: false,
+            unpersisted,
             pace: Pace::new(),
             ladder: Ladder::new(),
             lost: None,

@@ -3,6 +3,7 @@ import os, sqlite3, sys
 connection = sqlite3.connect(os.environ["REPLICATE_TEST_APP_DATABASE"], isolation_level=None, timeout=5)
 for line in sys.stdin:
     line = line.rstrip("\n")
+    keeps, line = line.startswith("!"), line.lstrip("!")
     try:
         if line == ".close":
             connection.close()
@@ -25,4 +26,6 @@ for line in sys.stdin:
                 first = "|".join(str(value) for value in rows[0])
         print("=ok=" + (first or ""), flush=True)
     except sqlite3.Error as error:
+        if connection.in_transaction and not keeps:
+            connection.execute("ROLLBACK")
         print("=error=" + str(error), flush=True)

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rusqlite::fallible_iterator::FallibleIterator;
 
@@ -19,7 +19,7 @@ pub enum Library {
 pub struct App {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    output: std::sync::mpsc::Receiver<String>,
 }
 
 const PYTHON: &str = include_str!("app.py");
@@ -42,7 +42,9 @@ impl App {
         let command = command.env(DATABASE_VARIABLE, database).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the application starts");
         let input = child.stdin.take().expect("piped");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, output) = std::sync::mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         App { child, input, output }
     }
 
@@ -55,17 +57,16 @@ impl App {
     /// The outcome of the oldest statement sent: the first row's columns joined by `|`.
     pub fn outcome(&mut self) -> Result<String, String> {
         loop {
-            let mut line = String::new();
-            let length = self.output.read_line(&mut line).expect("the application speaks");
-            assert!(length > 0, "the application ended");
-            let line = line.trim_end();
-            if let Some((_, row)) = line.split_once("=ok=") {
-                return Ok(row.to_owned());
-            }
-            if let Some((_, error)) = line.split_once("=error=") {
-                return Err(error.to_owned());
+            let line = self.output.recv().expect("the application speaks");
+            if let Some(outcome) = parse(&line) {
+                return outcome;
             }
         }
+    }
+
+    /// Like `outcome`, if it is there.
+    pub fn ready(&mut self) -> Option<Result<String, String>> {
+        self.output.try_iter().find_map(|line| parse(&line))
     }
 
     pub fn run(&mut self, sql: &str) -> Result<String, String> {
@@ -89,6 +90,11 @@ impl App {
     }
 }
 
+fn parse(line: &str) -> Option<Result<String, String>> {
+    let ok = line.split_once("=ok=").map(|(_, row)| Ok(row.to_owned()));
+    ok.or_else(|| line.split_once("=error=").map(|(_, error)| Err(error.to_owned())))
+}
+
 impl Drop for App {
     fn drop(&mut self) {
         self.child.kill().ok();
@@ -101,8 +107,17 @@ impl Drop for App {
 fn process() {
     let Some(database) = std::env::var_os(DATABASE_VARIABLE) else { return };
     let mut connection = Some(rusqlite::Connection::open(database).expect("the database"));
+    connection.as_ref().expect("open").busy_timeout(std::time::Duration::from_secs(5)).expect("a timeout");
     for line in std::io::stdin().lines() {
         let line = line.expect("the test speaks");
+        // After an error the transaction is rolled back, unless the line begins with an exclamation mark.
+        let keeps = line.starts_with('!');
+        let line = line.trim_start_matches('!').to_owned();
+        if let Some(pause) = line.strip_prefix(".measure ") {
+            let pause = pause.parse().expect("microseconds");
+            println!("=ok={}", measure(connection.as_ref().expect("open"), pause));
+            continue;
+        }
         if line == ".close" {
             connection = None;
             println!("=ok=");
@@ -111,10 +126,32 @@ fn process() {
         let outcome = connection.as_ref().ok_or("closed".to_owned()).and_then(|c| execute(c, &line));
         match outcome {
             Ok(row) => println!("=ok={row}"),
-            Err(error) => println!("=error={error}"),
+            Err(error) => {
+                let open = connection.as_ref().filter(|connection| !keeps && !connection.is_autocommit());
+                if let Some(connection) = open {
+                    connection.execute_batch("ROLLBACK").expect("a rollback");
+                }
+                println!("=error={error}");
+            }
         }
     }
-    std::process::exit(0);
+}
+
+/// Latencies of 4000 small commits, each after a pause.
+fn measure(connection: &rusqlite::Connection, pause_us: u64) -> String {
+    let mut insert = connection.prepare("INSERT INTO t(v) VALUES (randomblob(100))").expect("a table");
+    let mut latencies: Vec<std::time::Duration> = (0..4000)
+        .map(|_| {
+            if pause_us > 0 {
+                std::thread::sleep(std::time::Duration::from_micros(pause_us));
+            }
+            let start = std::time::Instant::now();
+            insert.execute([]).expect("a commit");
+            start.elapsed()
+        })
+        .collect();
+    latencies.sort();
+    format!("p50 {:?}, p99 {:?}, max {:?}", latencies[2000], latencies[3960], latencies[3999])
 }
 
 fn execute(connection: &rusqlite::Connection, sql: &str) -> Result<String, String> {

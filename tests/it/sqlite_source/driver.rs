@@ -17,6 +17,13 @@ pub struct Driver {
     pub gaps: Vec<(RepairReason, String)>,
 }
 
+/// A copy under way.
+#[derive(Default)]
+pub struct FuzzyCopy {
+    sink: CopySink,
+    pub slices: u32,
+}
+
 /// How long the driver sleeps at most where the replicator would wait for a file event.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -40,6 +47,7 @@ impl Driver {
     pub fn poll(&mut self) -> Result<Option<Poll>, EngineError> {
         if self.source.is_none() {
             let resume = self.sink.resume(None);
+            self.sink.reopened = true;
             self.source = match Sqlite.open(&self.path, resume) {
                 Ok(source) => Some(source),
                 Err(EngineError::Busy(_)) => return Ok(None),
@@ -101,19 +109,54 @@ impl Driver {
         }
     }
 
-    /// Polls until the engine has nothing more to do without an event.
+    /// Polls until everything is captured and the engine has nothing more to do soon.
     pub fn settle(&mut self) {
+        self.settle_until(Duration::from_millis(50));
+    }
+
+    /// Polls until the engine wants to be left alone for longer than `rest`.
+    pub fn settle_until(&mut self, rest: Duration) {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let poll = self.poll().expect("it can be captured");
             match poll {
-                Some(Poll { again_in: None, commits: 0, first_read: None, .. }) => break,
+                Some(Poll { again_in, commits: 0, first_read: None, .. })
+                    if again_in.is_none_or(|time| time > rest) =>
+                {
+                    break;
+                }
                 Some(poll) => std::thread::sleep(poll.again_in.unwrap_or_default()),
                 None => std::thread::sleep(TICK),
             }
             assert!(Instant::now() < deadline, "no rest; gaps {:?}", self.gaps);
         }
         self.sink.prove_image();
+    }
+
+    /// Begins a copy that is read between commits. `fuzzy_step` goes on with it.
+    pub fn fuzzy_start(&mut self) -> FuzzyCopy {
+        self.source.as_mut().expect("open").snapshot_start().expect("a copy begins");
+        self.sink.log = Some(Vec::new());
+        FuzzyCopy::default()
+    }
+
+    /// The next slice. `true` when the copy, with what was captured meanwhile laid over it, was proven exact.
+    pub fn fuzzy_step(&mut self, copy: &mut FuzzyCopy) -> bool {
+        let source = self.source.as_mut().expect("open");
+        if source.snapshot_slice(&mut copy.sink).expect("a slice") != Progress::Done {
+            copy.slices += 1;
+            return false;
+        }
+        let mut image = std::mem::take(&mut copy.sink.image);
+        for (length, extents) in self.sink.log.take().expect("it was kept") {
+            image.resize(length, 0);
+            for (offset, data) in extents {
+                image[offset as usize..offset as usize + data.len()].copy_from_slice(&data);
+            }
+        }
+        image.resize(self.sink.image.len(), 0);
+        assert!(image == self.sink.image, "the copy is not exact");
+        true
     }
 
     /// Opens the image with SQLite, proves it sound, and answers `query`.

@@ -15,6 +15,9 @@ pub struct Taken {
     pub bytes: u64,
 }
 
+/// Offsets and bytes.
+type Extents = Vec<(u64, Vec<u8>)>;
+
 #[derive(Default)]
 pub struct ImageSink {
     pub image: Vec<u8>,
@@ -26,11 +29,17 @@ pub struct ImageSink {
     pub persists: u32,
     /// The first commit came and the image was not copied yet.
     pub needs_copy: bool,
+    /// The source was opened anew and has demanded nothing yet: what happened to the WAL meanwhile is not its doing.
+    pub reopened: bool,
+    /// The test takes our locks away, so that nothing can be promised of the WAL.
+    pub locks_vanish: bool,
     /// Fails the next `commit` or `persist` like a full disk.
     pub full: bool,
+    /// While a copy goes on: length and extents of each transaction.
+    pub log: Option<Vec<(usize, Extents)>>,
     grid: Option<PageGrid>,
     open: bool,
-    extents: Vec<(u64, Vec<u8>)>,
+    extents: Extents,
     pages: Vec<(u64, u64)>,
 }
 
@@ -71,6 +80,9 @@ impl ImageSink {
 
     fn apply(&mut self, length: usize) {
         let grid = self.grid.expect("a transaction began");
+        if let Some(log) = &mut self.log {
+            log.push((length, self.extents.clone()));
+        }
         self.image.resize(length, 0);
         for (offset, data) in std::mem::take(&mut self.extents) {
             let start = offset as usize;
@@ -119,6 +131,10 @@ impl TransactionSink for ImageSink {
             return Err(SinkError::Full { used_bytes: 1, limit_bytes: 1 });
         }
         self.open = false;
+        let salts = |position: &[u8]| position.get(20..28).map(<[u8]>::to_vec);
+        if commit.kind == CommitKind::Captured && !self.reopened && salts(&self.position) != salts(commit.position) {
+            assert_eq!(self.persisted, self.commits.len(), "the WAL started over before its commits were durable");
+        }
         let bytes = self.extents.iter().map(|(_, data)| data.len() as u64).sum();
         self.commits.push(Taken { kind: commit.kind, lengths: commit.lengths, checksum: commit.checksum, bytes });
         self.position = commit.position.to_vec();
@@ -144,6 +160,7 @@ impl TransactionSink for ImageSink {
             return Err(SinkError::Full { used_bytes: 1, limit_bytes: 1 });
         }
         self.persisted = self.commits.len();
+        self.reopened = self.locks_vanish;
         self.persists += 1;
         Ok(())
     }
