@@ -184,6 +184,8 @@ pub fn open_counted(url: &str, options: &StoreOptions) -> Result<Opened, UrlErro
     if let Some(retries) = options.max_retries {
         policy.max_tries = retries.saturating_add(1);
     }
+    // A request that hangs is bounded by its own time-out, and must leave time to try again.
+    policy.max_total += options.request_timeout.unwrap_or(s3::REQUEST_TIMEOUT) * 2;
     let requests = Arc::new(Requests::default());
     let counted = Arc::new(requests::Counted::new(inner, requests.clone()));
     let store = Arc::new(retry::Retrying::new(counted, policy, Arc::new(retry::RealPace::default())));

@@ -100,7 +100,7 @@ pub struct StoreOptions {
     /// Time to a connection. Default: 10 s.
     #[serde(deserialize_with = "friendly_duration")]
     pub connect_timeout: Option<Duration>,
-    /// Time to the answer of one request, beside what its bytes take at a slow line. Default: 60 s.
+    /// Time to the answer of one request, beside what its bytes take at a slow line. Default: 30 s.
     #[serde(deserialize_with = "friendly_duration")]
     pub request_timeout: Option<Duration>,
     /// Tries after the first one. Default: 7.

@@ -25,7 +25,7 @@ mod upload;
 use client::Clients;
 
 /// Time to the answer of one request, where nothing else is configured.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// A line slower than this counts as none: bodies get this much time on top.
 const SLOWEST_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// Pages of one listing, so that a server that goes on for ever is found out; also 10 million objects at 100 a page.

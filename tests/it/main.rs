@@ -3,3 +3,5 @@
 mod s3_server;
 mod sqlite_source;
 mod store_contract;
+mod store_real_server;
+mod store_s3;

@@ -129,7 +129,8 @@ impl Upload<'_> {
             let request = request.upload_id(self.id).set_if_none_match(condition(mode));
             request.multipart_upload(parts.clone()).send()
         };
-        self.store.send(what, 0, complete).await.map(|_| ())
+        // Some servers copy the parts together before they answer.
+        self.store.send(what, len, complete).await.map(|_| ())
     }
 
     async fn send_part(&self, what: What<'_>, number: u64, start: u64, end: u64) -> Result<CompletedPart, StoreError> {
