@@ -17,6 +17,7 @@ pub mod inventory;
 pub mod replica;
 pub mod spool;
 // 3: work
+pub mod replicator;
 pub mod restore;
 pub mod watcher;
 // 4: shell

@@ -13,7 +13,6 @@ use crate::position::{Generation, Term, Txid};
 use crate::segment::{Index, MAX_INDEX_BYTES, Manifest, SegmentError, SegmentReader, TAIL_READ_BYTES, Tail};
 use crate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, same_content};
 
-
 /// What a replica is, in `replicate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
@@ -109,7 +108,8 @@ impl Replica {
             bytes => bytes?,
         };
         let refused = |what: String, next_step| ReplicaError::Refused { what, next_step };
-        let foreign = || refused(format!("{MARKER} in {} was not written by replicate", self.describe()), "use an empty prefix");
+        let foreign =
+            || refused(format!("{MARKER} in {} was not written by replicate", self.describe()), "use an empty prefix");
         if bytes.len() > MAX_SMALL_BYTES {
             return Err(foreign());
         }
@@ -119,7 +119,10 @@ impl Replica {
             return Err(refused(what, "use a newer replicate"));
         }
         marker.engine.parse().map(Some).map_err(|_| {
-            refused(format!("{} is a replica for the engine {:?}", self.describe(), marker.engine), "use a newer replicate")
+            refused(
+                format!("{} is a replica for the engine {:?}", self.describe(), marker.engine),
+                "use a newer replicate",
+            )
         })
     }
 
@@ -296,6 +299,3 @@ pub fn newest_segment(inventory: &Inventory) -> Option<Listed<SegmentName>> {
 pub fn newest_snapshot(inventory: &Inventory, txid: Txid) -> Option<Listed<SnapshotName>> {
     inventory.snapshots.iter().copied().filter(|listed| listed.name.txid <= txid).max_by_key(|listed| listed.name.txid)
 }
-
-
-

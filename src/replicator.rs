@@ -231,11 +231,7 @@ impl Replicator {
         final_error(&self.status().snapshot()).map_or(Ok(()), Err)
     }
 
-    async fn within<T>(
-        &self,
-        timeout: Duration,
-        wait: impl Future<Output = Result<T, Final>>,
-    ) -> Result<T, SyncError> {
+    async fn within<T>(&self, timeout: Duration, wait: impl Future<Output = Result<T, Final>>) -> Result<T, SyncError> {
         match tokio::time::timeout(timeout, wait).await {
             Ok(result) => result.map_err(SyncError::Final),
             Err(_) => Err(SyncError::TimedOut { waited: timeout, behind: self.behind() }),

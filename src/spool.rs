@@ -94,13 +94,7 @@ pub struct Spool {
 
 impl Spool {
     /// Reads what is there. A file that is no whole segment is moved aside and logged: shipping records the hole.
-    pub fn open(
-        state_dir: &Path,
-        limit_bytes: u64,
-        replicas: usize,
-        disk: Disk,
-        status: Status,
-    ) -> io::Result<Spool> {
+    pub fn open(state_dir: &Path, limit_bytes: u64, replicas: usize, disk: Disk, status: Status) -> io::Result<Spool> {
         disk.create_dirs(&state_dir.join("spool"))?;
         let spool = Spool {
             state_dir: state_dir.to_owned(),
@@ -256,7 +250,10 @@ impl Spool {
         drop(inner);
         let removed = self.remove_until(until, self.limit_bytes / 10 * 9);
         if removed > 0 {
-            tracing::warn!(removed, "the spool is full: removed segments that a lagging replica still needed; it will record a gap and take a new snapshot");
+            tracing::warn!(
+                removed,
+                "the spool is full: removed segments that a lagging replica still needed; it will record a gap and take a new snapshot"
+            );
         }
         self.used_bytes() <= self.limit_bytes
     }
@@ -341,6 +338,3 @@ fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     }
     Ok(())
 }
-
-
-

@@ -53,11 +53,17 @@ pub enum State {
     /// The database is there and cannot be captured as it is. Tried again by itself.
     NotCapturable(String),
     /// The first full read is going on.
-    FirstRead { done: u64, total: u64 },
+    FirstRead {
+        done: u64,
+        total: u64,
+    },
     /// Every commit is captured as it comes.
     Running,
     /// Capture let go of the database until the spool has room again.
-    SpoolFull { used_bytes: u64, limit_bytes: u64 },
+    SpoolFull {
+        used_bytes: u64,
+        limit_bytes: u64,
+    },
     Stopped,
     /// Capture ended for good.
     Failed(String),
@@ -102,7 +108,8 @@ pub struct GapRecord {
 const MAX_GAP_RECORDS: usize = 100;
 
 /// Upper bounds in milliseconds of the buckets of `Histogram`; one more bucket is above them all.
-pub const HISTOGRAM_BOUNDS_MS: [u64; 14] = [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000];
+pub const HISTOGRAM_BOUNDS_MS: [u64; 14] =
+    [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000];
 
 /// Counts of durations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -202,7 +209,12 @@ impl fmt::Debug for Status {
 }
 
 impl Status {
-    pub fn new(database: &str, replicas: impl IntoIterator<Item = String>, spool_limit_bytes: u64, clock: Clock) -> Status {
+    pub fn new(
+        database: &str,
+        replicas: impl IntoIterator<Item = String>,
+        spool_limit_bytes: u64,
+        clock: Clock,
+    ) -> Status {
         let replicas = replicas.into_iter().map(|name| ReplicaStatus {
             name,
             state: ReplicaState::Connecting,

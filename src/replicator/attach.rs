@@ -105,7 +105,8 @@ impl Capture {
 
     fn is_full(&self) -> bool {
         let (used_bytes, limit_bytes) = (self.shared.spool.used_bytes(), self.shared.spool.limit_bytes());
-        let is_full = matches!(self.shared.status.state(), State::SpoolFull { .. }) && used_bytes > limit_bytes / 10 * 9;
+        let is_full =
+            matches!(self.shared.status.state(), State::SpoolFull { .. }) && used_bytes > limit_bytes / 10 * 9;
         if is_full {
             self.shared.status.set_state(State::SpoolFull { used_bytes, limit_bytes });
         }
@@ -162,7 +163,8 @@ impl Capture {
             });
             match rebuilt {
                 Ok(Some((point, map))) if point.generation == last.generation => {
-                    let state = roll_forward(&self.shared.spool, point, map).filter(|(at, _)| at.place() == last.place());
+                    let state =
+                        roll_forward(&self.shared.spool, point, map).filter(|(at, _)| at.place() == last.place());
                     if let Some((point, page_map)) = state {
                         let (txid, lengths) = (point.commit.txid, point.commit.lengths);
                         let (position, repair) = (point.position, self.repair);

@@ -56,9 +56,17 @@ impl Beginning<'_> {
                     page_map_file = PageMapFile::new(&self.shared.spool);
                     (point, map, is_rollback.then_some(RepairReason::ReplicaAhead))
                 }
-                None => return Ok(self.new_generation("its page map can be rebuilt from nowhere", page_map_file, &contacts)),
+                None => {
+                    return Ok(self.new_generation(
+                        "its page map can be rebuilt from nowhere",
+                        page_map_file,
+                        &contacts,
+                    ));
+                }
             },
-            Decision::First => return Ok(self.new_generation("there is no history anywhere", page_map_file, &contacts)),
+            Decision::First => {
+                return Ok(self.new_generation("there is no history anywhere", page_map_file, &contacts));
+            }
             Decision::Contradiction => {
                 return Ok(self.new_generation("histories contradict each other", page_map_file, &contacts));
             }
@@ -110,7 +118,8 @@ impl Beginning<'_> {
         });
         match local {
             Some((point, _)) if point.engine != self.engine => {
-                let text = format!("the state directory is that of a {} database: remove it or name another", point.engine);
+                let text =
+                    format!("the state directory is that of a {} database: remove it or name another", point.engine);
                 Err(self.fail(text))
             }
             local => Ok(local),

@@ -53,8 +53,7 @@ pub(super) struct Capture {
 /// Runs the thread to its end.
 pub(super) fn run(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle) {
     let mut deferred = Vec::new();
-    let beginning =
-        Beginning { shared: &shared, engine: engine.kind(), runtime: &runtime, deferred: &mut deferred };
+    let beginning = Beginning { shared: &shared, engine: engine.kind(), runtime: &runtime, deferred: &mut deferred };
     match beginning.run() {
         Ok(begun) => Capture::new(shared, engine, runtime, begun).run(deferred),
         Err(Ended) => {
@@ -67,13 +66,7 @@ pub(super) fn run(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle)
 
 fn open_segment(shared: &Shared, course: &Course) -> OpenSegment {
     let origin = Origin { generation: course.generation, engine: course.engine, term: course.term.clone() };
-    OpenSegment::new(
-        shared.spool.clone(),
-        shared.status.clone(),
-        shared.clock.clone(),
-        origin,
-        course.base.clone(),
-    )
+    OpenSegment::new(shared.spool.clone(), shared.status.clone(), shared.clock.clone(), origin, course.base.clone())
 }
 
 impl Capture {
@@ -235,7 +228,8 @@ impl Capture {
             return;
         }
         self.save_at = None;
-        let (Some(point), Some(map)) = (self.open.last().cloned(), self.source.as_ref().and_then(|s| s.page_map())) else {
+        let (Some(point), Some(map)) = (self.open.last().cloned(), self.source.as_ref().and_then(|s| s.page_map()))
+        else {
             return;
         };
         if self.open.changes().is_empty() && self.page_map_file.place() == point.place() {

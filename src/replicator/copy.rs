@@ -19,7 +19,9 @@ use crate::spool::ResumePoint;
 #[derive(Debug)]
 pub(super) enum CopyMessage {
     /// A copy begins, in place of one that may have begun before; it will cover so many bytes.
-    Started { total: u64 },
+    Started {
+        total: u64,
+    },
     Part(PartRef, Bytes),
     /// Every part was handed out, and the copy is exact from this commit on.
     Done(Box<CopyEnd>),

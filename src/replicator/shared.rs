@@ -62,7 +62,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(settings: Settings, status: Status, spool: Arc<Spool>, clock: Clock, replicas: Vec<Replica>, lock: Flock<File>) -> Shared {
+    pub fn new(
+        settings: Settings,
+        status: Status,
+        spool: Arc<Spool>,
+        clock: Clock,
+        replicas: Vec<Replica>,
+        lock: Flock<File>,
+    ) -> Shared {
         Shared {
             contacts: Mutex::new(vec![None; replicas.len()]),
             settings,

@@ -44,7 +44,8 @@ pub(super) struct Snapshots {
 impl Snapshots {
     pub fn new(shared: Arc<Shared>, index: usize, course: &Course, contact: &Contact) -> Snapshots {
         let inventory = contact.inventory.as_ref().filter(|inventory| inventory.generation == course.generation);
-        let newest = inventory.and_then(|inventory| newest_snapshot(inventory, Txid(u64::MAX))).map(|listed| listed.name);
+        let newest =
+            inventory.and_then(|inventory| newest_snapshot(inventory, Txid(u64::MAX))).map(|listed| listed.name);
         shared.status.replica(index, |replica| replica.snapshot = newest.map(|name| (name.txid, name.time)));
         Snapshots {
             shared,

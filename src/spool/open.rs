@@ -56,7 +56,13 @@ pub struct OpenSegment {
 
 impl OpenSegment {
     /// Goes on behind `last`. An unfinished segment must have been salvaged before.
-    pub fn new(spool: Arc<Spool>, status: Status, clock: Clock, origin: Origin, last: Option<ResumePoint>) -> OpenSegment {
+    pub fn new(
+        spool: Arc<Spool>,
+        status: Status,
+        clock: Clock,
+        origin: Origin,
+        last: Option<ResumePoint>,
+    ) -> OpenSegment {
         let path = spool.state_dir().join("open.seg");
         OpenSegment {
             spool,
@@ -85,7 +91,10 @@ impl OpenSegment {
 
     /// The last commit's place.
     pub fn place(&self) -> Place {
-        Place { generation: self.origin.generation, txid: self.last.as_ref().map_or(Txid::ZERO, |last| last.commit.txid) }
+        Place {
+            generation: self.origin.generation,
+            txid: self.last.as_ref().map_or(Txid::ZERO, |last| last.commit.txid),
+        }
     }
 
     /// When its oldest commit was handed over; `None` while it holds none.

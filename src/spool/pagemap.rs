@@ -303,7 +303,9 @@ fn roll(spool: &Spool, map: &mut PageMap, after: Place, until: Option<Place>) ->
             return None;
         }
         let index = apply_file(map, &object.path)
-            .inspect_err(|error| tracing::warn!(path = %object.path.display(), "cannot read a segment in the spool: {error}"))
+            .inspect_err(
+                |error| tracing::warn!(path = %object.path.display(), "cannot read a segment in the spool: {error}"),
+            )
             .ok()?;
         place = object.last();
         reached = Some(ResumePoint {
