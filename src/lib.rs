@@ -5,6 +5,7 @@
 // 0: words
 pub mod extent;
 pub mod position;
+pub mod status;
 // 1: formats and seams (know nothing of each other, but for the words and the checksum)
 pub mod checksum;
 pub mod engine;
@@ -13,8 +14,12 @@ pub mod segment;
 pub mod store;
 // 2: history
 pub mod inventory;
+pub mod replica;
+pub mod spool;
 // 3: work
+pub mod replicator;
 pub mod restore;
+pub mod watcher;
 // 4: shell
 pub mod cli;
 pub mod commands;

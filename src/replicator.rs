@@ -1,0 +1,323 @@
+//! One database and its replicas: a capturing thread on one side of the spool, shipping tasks on the other.
+//!
+//! | file | does |
+//! |---|---|
+//! | `begin.rs`, `resume.rs`, `rebuild.rs` | where to go on: local state, the replicas, or a new generation |
+//! | `capture.rs`, `attach.rs` | the capturing thread |
+//! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
+//! | `ship.rs` | one replica |
+//! | `shared.rs` | what they share |
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::engine::Engine;
+use crate::replica::Replica;
+use crate::spool::{Disk, Spool};
+use crate::status::{Clock, Place, State, Status, StatusSnapshot};
+use crate::store::Store;
+
+mod attach;
+mod begin;
+mod capture;
+mod copy;
+mod rebuild;
+pub mod resume;
+mod shared;
+mod ship;
+mod snapshot;
+
+use shared::{Command, Shared};
+
+/// What one database is replicated with. Plain data: the configuration maps onto it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The database's main file.
+    pub path: PathBuf,
+    /// For messages and metrics.
+    pub name: String,
+    /// Local state. One process at a time; made where it is missing.
+    pub state_dir: PathBuf,
+    /// A segment is sealed at this age …
+    pub sync_interval: Duration,
+    /// … or at this many bytes before compression.
+    pub segment_size: u64,
+    /// How often to look when no file event arrives.
+    pub poll_interval: Duration,
+    pub snapshot_interval: Duration,
+    /// Bytes of segments that may wait for a replica.
+    pub spool_limit: u64,
+}
+
+impl Settings {
+    /// The defaults, with local state beside the database.
+    pub fn new(path: impl Into<PathBuf>) -> Settings {
+        let path = path.into();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Settings {
+            state_dir: path.with_file_name(format!(".{name}-replicate")),
+            path,
+            name,
+            sync_interval: Duration::from_secs(1),
+            segment_size: 4 * 1024 * 1024,
+            poll_interval: Duration::from_secs(1),
+            snapshot_interval: Duration::from_secs(24 * 60 * 60),
+            spool_limit: 10 * 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("another process replicates this database: {} is locked", path.display())]
+    Locked { path: PathBuf },
+    #[error("cannot use the state directory {}: {source}", path.display())]
+    StateDir { path: PathBuf, source: io::Error },
+}
+
+/// Why something ended for good although nobody asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Final {
+    /// Another writer took a replica over.
+    #[error("{0}; this process ships nothing more to it")]
+    Fenced(String),
+    /// A replica cannot be written to.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why not everything is in every replica.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SyncError {
+    #[error("not finished in {} s: {behind}", waited.as_secs_f64())]
+    TimedOut { waited: Duration, behind: String },
+    #[error(transparent)]
+    Final(Final),
+}
+
+/// How a replicator ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopReport {
+    /// The last commit that was captured; `None` when capture did not end in time.
+    pub captured: Option<Place>,
+    /// Per replica: its name, what is in it, and whether that is everything.
+    pub replicas: Vec<(String, Place, bool)>,
+}
+
+impl StopReport {
+    /// Is everything in every replica?
+    pub fn is_complete(&self) -> bool {
+        self.captured.is_some() && self.replicas.iter().all(|(_, _, complete)| *complete)
+    }
+}
+
+/// A running replicator. Dropping it stops the work without a last sync; what is captured stays in the spool.
+#[derive(Debug)]
+pub struct Replicator {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+    capture: Option<thread::JoinHandle<()>>,
+}
+
+impl Replicator {
+    /// Starts capture and shipping. Must be called within a tokio runtime. Replicas are given with their names.
+    pub fn start(
+        settings: Settings,
+        engine: Arc<dyn Engine>,
+        replicas: Vec<(String, Arc<dyn Store>)>,
+        clock: Clock,
+    ) -> Result<Replicator, StartError> {
+        Replicator::start_on(Disk::default(), settings, engine, replicas, clock)
+    }
+
+    /// The same with another way to the disk: tests stop it at any step.
+    pub fn start_on(
+        disk: Disk,
+        settings: Settings,
+        engine: Arc<dyn Engine>,
+        replicas: Vec<(String, Arc<dyn Store>)>,
+        clock: Clock,
+    ) -> Result<Replicator, StartError> {
+        let unusable = |source| StartError::StateDir { path: settings.state_dir.clone(), source };
+        disk.create_dirs(&settings.state_dir).map_err(unusable)?;
+        let lock = lock(&settings)?;
+        let names: Vec<String> = replicas.iter().map(|(name, _)| name.clone()).collect();
+        let status = Status::new(&settings.name, names, settings.spool_limit, clock.clone());
+        let spool = Spool::open(&settings.state_dir, settings.spool_limit, replicas.len(), disk, status.clone());
+        let spool = Arc::new(spool.map_err(unusable)?);
+        let replicas = replicas.into_iter().map(|(_, store)| Replica::new(store)).collect();
+        let shared = Arc::new(Shared::new(settings, status, spool, clock, replicas, lock));
+        let runtime = Handle::current();
+        let tasks = (0..shared.replicas.len()).map(|index| runtime.spawn(ship::run(shared.clone(), index))).collect();
+        let capture = {
+            let shared = shared.clone();
+            let name = format!("capture {}", shared.settings.name);
+            let spawned = thread::Builder::new().name(name).spawn(move || capture::run(shared, engine, runtime));
+            spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?
+        };
+        Ok(Replicator { shared, tasks, capture: Some(capture) })
+    }
+
+    pub fn status(&self) -> &Status {
+        &self.shared.status
+    }
+
+    /// Waits until every commit is captured as it comes, or there is no database yet: then the first one will be. An
+    /// error is final.
+    pub async fn wait_until_running(&self) -> Result<(), Final> {
+        let is_settled = |state: &State| matches!(state, State::Running | State::Absent | State::Failed(_));
+        self.status().wait_for(|status| is_settled(&status.state)).await;
+        match self.status().state() {
+            State::Failed(text) => Err(Final::Failed(text)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nothing can be done any more: capture failed, or no replica takes anything.
+    pub async fn failed(&self) -> Final {
+        let is_final = |status: &StatusSnapshot| final_error(status).is_some();
+        loop {
+            self.status().wait_for(is_final).await;
+            if let Some(end) = final_error(&self.status().snapshot()) {
+                return end;
+            }
+        }
+    }
+
+    /// Waits until everything that was committed before the call is in every replica that still takes anything.
+    pub async fn sync(&self, timeout: Duration) -> Result<Place, SyncError> {
+        let (answer, place) = oneshot::channel();
+        self.shared.command(Command::Sync(answer));
+        let wait = async {
+            let place = tokio::select! {
+                place = place => place.map_err(|_| Final::Failed("capture ended".to_owned()))?,
+                end = self.failed() => return Err(end),
+            };
+            self.wait_for_shipped(place, false).await.map(|()| place)
+        };
+        self.within(timeout, wait).await
+    }
+
+    /// `sync`, and every replica has a snapshot from which that can be restored.
+    pub async fn settle(&self, timeout: Duration) -> Result<Place, SyncError> {
+        let began = tokio::time::Instant::now();
+        let place = self.sync(timeout).await?;
+        if place == Place::ZERO || self.status().state() == State::Absent {
+            return Ok(place);
+        }
+        let wait = async { self.wait_for_shipped(place, true).await.map(|()| place) };
+        self.within(timeout.saturating_sub(began.elapsed()), wait).await
+    }
+
+    async fn wait_for_shipped(&self, place: Place, with_snapshot: bool) -> Result<(), Final> {
+        let is_there = |status: &StatusSnapshot| {
+            let living = status.replicas.iter().filter(|replica| !replica.state.is_final());
+            final_error(status).is_some()
+                || living.clone().all(|r| r.shipped >= place && (!with_snapshot || r.snapshot.is_some()))
+        };
+        self.status().wait_for(is_there).await;
+        final_error(&self.status().snapshot()).map_or(Ok(()), Err)
+    }
+
+    async fn within<T>(&self, timeout: Duration, wait: impl Future<Output = Result<T, Final>>) -> Result<T, SyncError> {
+        match tokio::time::timeout(timeout, wait).await {
+            Ok(result) => result.map_err(SyncError::Final),
+            Err(_) => Err(SyncError::TimedOut { waited: timeout, behind: self.behind() }),
+        }
+    }
+
+    /// For people: what is not finished.
+    fn behind(&self) -> String {
+        let status = self.status().snapshot();
+        let mut text = format!("{:?}, captured commit {}", status.state, status.captured.0);
+        for replica in status.replicas {
+            text.push_str(&format!("; {} has {} ({:?})", replica.name, replica.shipped.txid.0, replica.state));
+        }
+        text
+    }
+
+    /// Begins a snapshot in every replica now.
+    pub fn snapshot_now(&self) {
+        for asked in &self.shared.asked {
+            asked.notify_one();
+        }
+    }
+
+    /// A last look at the database, then everything is shipped, within `timeout`.
+    pub async fn stop(mut self, timeout: Duration) -> StopReport {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let (answer, place) = oneshot::channel();
+        self.shared.command(Command::Stop(answer));
+        let captured = match tokio::time::timeout_at(deadline, place).await {
+            Ok(Ok(place)) => Some(place),
+            // The thread had ended before: what is in the spool is everything.
+            Ok(Err(_)) => Some(self.shared.spool.last().map_or(Place::ZERO, |object| object.last())),
+            Err(_) => None,
+        };
+        if let Some(place) = captured {
+            let shipped = self.wait_for_shipped(place, false);
+            // Whether it got there is in the report.
+            tokio::time::timeout_at(deadline, shipped).await.ok();
+            if let Some(capture) = self.capture.take() {
+                tokio::task::spawn_blocking(move || capture.join().ok()).await.ok();
+            }
+        }
+        let replicas = self.status().snapshot().replicas.into_iter().map(|replica| {
+            let complete = captured.is_some_and(|place| replica.shipped >= place) && !replica.state.is_final();
+            (replica.name, replica.shipped, complete)
+        });
+        StopReport { captured, replicas: replicas.collect() }
+    }
+}
+
+impl Drop for Replicator {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        let (answer, _) = oneshot::channel();
+        self.shared.command(Command::Stop(answer));
+    }
+}
+
+/// What ended for good, when nothing goes on any more.
+fn final_error(status: &StatusSnapshot) -> Option<Final> {
+    use crate::status::ReplicaState;
+    if let State::Failed(text) = &status.state {
+        return Some(Final::Failed(text.clone()));
+    }
+    let mut last = None;
+    for replica in &status.replicas {
+        last = match (&replica.state, last) {
+            (ReplicaState::Fenced(text), _) => Some(Final::Fenced(text.clone())),
+            (ReplicaState::Refused(_), Some(fenced @ Final::Fenced(_))) => Some(fenced),
+            (ReplicaState::Refused(text), _) => Some(Final::Refused(text.clone())),
+            _ => return None,
+        };
+    }
+    last
+}
+
+/// One process per state directory; the lock lives as long as the work does.
+fn lock(settings: &Settings) -> Result<Flock<File>, StartError> {
+    let path = settings.state_dir.join("lock");
+    let unusable = |source| StartError::StateDir { path: path.clone(), source };
+    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(unusable)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::Locked { path }),
+        Err((_, errno)) => Err(unusable(errno.into())),
+    }
+}

@@ -1,0 +1,331 @@
+//! The capturing thread of one database: woken by events, it polls the source, seals, keeps the page map file and reads
+//! slices of full copies between polls. It never waits for the network.
+//!
+//! When a segment is sealed: at once when the last one was sealed `sync-interval` ago or earlier, otherwise that long after
+//! it; or when it reaches `segment-size`. So the first commit after a pause is shipped immediately, and under load one
+//! segment is shipped per interval: a commit waits half an interval at the median.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::attach::Loss;
+use super::begin::{Beginning, Begun, Ended, new_course};
+use super::copy::{Copy, Step};
+use super::shared::{Backoff, Command, Course, Shared};
+use crate::engine::{Engine, EngineError, Poll, Resume, Source, TransactionSink};
+use crate::position::{RepairReason, Term, Txid};
+use crate::spool::{OpenSegment, Origin, PageMapFile};
+use crate::status::{Place, State};
+use crate::watcher::Watcher;
+
+/// The page map file is written this long after the first change that it lacks.
+const PAGE_MAP_DELAY: Duration = Duration::from_secs(5);
+/// Polls of a last look: more commits than fit into these are left to the next start, where nothing is lost.
+const LAST_POLLS: usize = 1000;
+
+pub(super) struct Capture {
+    pub(super) shared: Arc<Shared>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) runtime: Handle,
+    pub(super) open: OpenSegment,
+    pub(super) page_map_file: PageMapFile,
+    /// `None` while the database cannot be captured.
+    pub(super) source: Option<Box<dyn Source>>,
+    /// For the first time that the source is opened; later it comes from local state.
+    pub(super) resume: Option<Resume>,
+    /// Why single commits are lost, where that is known before the source is opened again.
+    pub(super) repair: Option<RepairReason>,
+    pub(super) watcher: Option<Watcher>,
+    pub(super) retry_at: Instant,
+    pub(super) backoff: Backoff,
+    next_poll: Instant,
+    last_seal: Option<Instant>,
+    save_at: Option<Instant>,
+    /// The first is being served.
+    copies: Vec<Copy>,
+    syncs: Vec<oneshot::Sender<Place>>,
+}
+
+/// Runs the thread to its end.
+pub(super) fn run(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle) {
+    let mut deferred = Vec::new();
+    let beginning = Beginning { shared: &shared, engine: engine.kind(), runtime: &runtime, deferred: &mut deferred };
+    match beginning.run() {
+        Ok(begun) => Capture::new(shared, engine, runtime, begun).run(deferred),
+        Err(Ended) => {
+            if !matches!(shared.status.state(), State::Failed(_)) {
+                shared.status.set_state(State::Stopped);
+            }
+        }
+    }
+}
+
+fn open_segment(shared: &Shared, course: &Course) -> OpenSegment {
+    let origin = Origin { generation: course.generation, engine: course.engine, term: course.term.clone() };
+    OpenSegment::new(shared.spool.clone(), shared.status.clone(), shared.clock.clone(), origin, course.base.clone())
+}
+
+impl Capture {
+    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle, begun: Begun) -> Capture {
+        let open = open_segment(&shared, &begun.course);
+        shared.course.send_replace(Some(begun.course));
+        let now = Instant::now();
+        let repair = begun.resume.as_ref().and_then(|resume| resume.repair);
+        Capture {
+            engine,
+            runtime,
+            open,
+            page_map_file: begun.page_map_file,
+            source: None,
+            resume: begun.resume,
+            repair,
+            watcher: None,
+            retry_at: now,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
+            next_poll: now,
+            last_seal: None,
+            save_at: None,
+            copies: Vec::new(),
+            syncs: Vec::new(),
+            shared,
+        }
+    }
+
+    fn run(mut self, deferred: Vec<Command>) {
+        let mut commands = deferred;
+        loop {
+            commands.extend(self.shared.take_commands());
+            for command in std::mem::take(&mut commands) {
+                match command {
+                    Command::Sync(answer) => self.syncs.push(answer),
+                    Command::Copy(messages) => self.copies.push(Copy::new(messages)),
+                    Command::NewGeneration(why) => self.new_generation(&why),
+                    Command::Stop(answer) => return self.stop(answer),
+                }
+            }
+            self.work();
+            let rung = self.shared.bell.wait_until(self.deadline());
+            if rung {
+                let now = Instant::now();
+                self.next_poll = now;
+                self.retry_soon(now);
+            }
+        }
+    }
+
+    /// One round: everything that is due.
+    fn work(&mut self) {
+        let now = Instant::now();
+        if self.source.is_none() && now >= self.retry_at {
+            self.attach();
+        }
+        if self.source.is_none() && self.shared.status.state() == State::Absent {
+            // There is nothing to capture, so everything is.
+            self.answer_syncs();
+        }
+        if self.source.is_some() && (now >= self.next_poll || !self.syncs.is_empty()) {
+            self.poll();
+        }
+        if self.seal_at().is_some_and(|at| Instant::now() >= at) {
+            self.seal();
+        }
+        if self.save_at.is_some_and(|at| Instant::now() >= at) {
+            self.save_page_map();
+        }
+        if self.source.is_some() {
+            self.copy();
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        let can_copy = self.source.is_some() && self.copies.first().is_some_and(Copy::can_go);
+        if can_copy && self.open.last().is_some() || self.source.is_some() && !self.syncs.is_empty() {
+            return now;
+        }
+        let look = if self.source.is_some() { self.next_poll } else { self.retry_at };
+        let seal = self.seal_at().filter(|_| self.source.is_some());
+        let save = self.save_at.filter(|_| self.source.is_some());
+        [Some(look), seal, save].into_iter().flatten().min().unwrap_or(look)
+    }
+
+    fn seal_at(&self) -> Option<Instant> {
+        let since = self.open.since()?;
+        if self.open.raw_bytes() >= self.shared.settings.segment_size {
+            return Some(since);
+        }
+        let interval = self.shared.settings.sync_interval;
+        Some(self.last_seal.map_or(since, |sealed| since.max(sealed + interval)))
+    }
+
+    /// One look at the database. `None`: the source is gone.
+    fn poll(&mut self) -> Option<Poll> {
+        let source = self.source.as_mut()?;
+        let polled = source.poll(&mut self.open);
+        let poll = match polled {
+            Ok(poll) => poll,
+            Err(error) => {
+                self.open.abandon();
+                self.lose(error);
+                return None;
+            }
+        };
+        self.backoff.reset();
+        let pause = poll.again_in.unwrap_or(Duration::MAX).min(self.shared.settings.poll_interval);
+        self.next_poll = Instant::now() + pause;
+        self.shared.status.wal_bytes(poll.wal_bytes);
+        self.shared.status.set_state(match poll.first_read {
+            Some((done, total)) => State::FirstRead { done, total },
+            None => State::Running,
+        });
+        if poll.commits > 0 {
+            self.save_at.get_or_insert_with(|| Instant::now() + PAGE_MAP_DELAY);
+        }
+        if poll.commits == 0 && poll.first_read.is_none() {
+            self.answer_syncs();
+        }
+        Some(poll)
+    }
+
+    /// Everything that was committed is captured: seals it and says where it ends.
+    fn answer_syncs(&mut self) {
+        if self.syncs.is_empty() || !self.seal() {
+            return;
+        }
+        let place = self.open.place();
+        for answer in self.syncs.drain(..) {
+            // Who no longer waits needs no answer.
+            answer.send(place).ok();
+        }
+    }
+
+    /// Seals what is open. Is nothing open now?
+    pub(super) fn seal(&mut self) -> bool {
+        match self.open.seal() {
+            Ok(false) => true,
+            Ok(true) => {
+                self.last_seal = Some(Instant::now());
+                // The first page map must be on disk soon: without it, local state is worth nothing.
+                if self.page_map_file.place() == Place::ZERO || self.open.changes().is_many() {
+                    self.save_page_map();
+                }
+                true
+            }
+            Err(error) => {
+                self.lose(EngineError::Sink(error));
+                false
+            }
+        }
+    }
+
+    /// Writes the page map, which must be as of a sealed commit; when one is open, after the next seal.
+    fn save_page_map(&mut self) {
+        if self.open.since().is_some() && !self.seal() {
+            return;
+        }
+        self.save_at = None;
+        let (Some(point), Some(map)) = (self.open.last().cloned(), self.source.as_ref().and_then(|s| s.page_map()))
+        else {
+            return;
+        };
+        if self.open.changes().is_empty() && self.page_map_file.place() == point.place() {
+            return;
+        }
+        match self.page_map_file.save(&point, map, self.open.changes()) {
+            Ok(()) => self.shared.spool.set_in_page_map(self.page_map_file.place()),
+            Err(error) => {
+                tracing::warn!("cannot write the page map: {error}");
+                self.shared.status.error("spool", format!("cannot write the page map: {error}"));
+                self.save_at = Some(Instant::now() + PAGE_MAP_DELAY);
+            }
+        }
+    }
+
+    /// The next step of the full copy that is being served.
+    fn copy(&mut self) {
+        let (Some(copy), Some(source)) = (self.copies.first_mut(), self.source.as_mut()) else { return };
+        if self.open.last().is_none() {
+            return;
+        }
+        match copy.step(source.as_mut(), self.open.place().txid) {
+            Ok(Step::Went | Step::Blocked) => {}
+            Ok(Step::Gone) => drop(self.copies.remove(0)),
+            Ok(Step::Read) => self.end_copy(),
+            Err(error) => self.lose(error),
+        }
+    }
+
+    /// The copy is read: what was captured meanwhile is sealed, and the copy is exact from the last of it on.
+    fn end_copy(&mut self) {
+        if self.poll().is_none() || !self.seal() {
+            return;
+        }
+        let (Some(source), Some(point)) = (&self.source, self.open.last()) else { return };
+        let Some(map) = source.page_map() else { return };
+        let term = Term(self.open.origin().term.load(Ordering::Acquire));
+        if self.copies[0].end(point, term, map.hashes().to_vec()) {
+            self.copies.remove(0);
+        }
+    }
+
+    /// Lets go of the database; what was handed over stays.
+    pub(super) fn detach(&mut self) {
+        self.source = None;
+        for copy in &mut self.copies {
+            copy.restart();
+        }
+    }
+
+    fn new_generation(&mut self, why: &str) {
+        self.detach();
+        if !self.seal() {
+            // Its commits are in the old generation's open segment; the next start seals them.
+            tracing::error!("the last segment of the old generation could not be sealed");
+        }
+        let newest = self.shared.contacts().iter().flatten().filter_map(super::resume::Contact::generation).max();
+        let course = new_course(&self.shared, self.engine.kind(), newest, why);
+        self.begin_course(course);
+    }
+
+    pub(super) fn begin_course(&mut self, course: Course) {
+        self.open = open_segment(&self.shared, &course);
+        self.page_map_file = PageMapFile::new(&self.shared.spool);
+        (self.resume, self.repair) = (None, None);
+        self.retry_at = Instant::now();
+        self.shared.course.send_replace(Some(course));
+    }
+
+    pub(super) fn poll_at_once(&mut self) {
+        self.next_poll = Instant::now();
+    }
+
+    pub(super) fn poll_not_before(&mut self, at: Instant) {
+        self.next_poll = at;
+    }
+
+    fn stop(mut self, answer: oneshot::Sender<Place>) {
+        for _ in 0..LAST_POLLS {
+            match self.poll() {
+                Some(poll) if poll.commits > 0 => {}
+                _ => break,
+            }
+        }
+        if self.seal() {
+            self.save_page_map();
+        }
+        self.detach();
+        let place = self.open.place();
+        self.shared.status.set_state(State::Stopped);
+        // Nobody may be waiting for the answer any more.
+        answer.send(if place.txid == Txid::ZERO { Place::ZERO } else { place }).ok();
+    }
+
+    fn lose(&mut self, error: EngineError) {
+        let loss = Loss::of(&error);
+        self.lost(loss, &error);
+    }
+}

@@ -1,0 +1,358 @@
+//! Shipping to one replica: strictly in order, one segment after the other, again and again until each one is there.
+//!
+//! No request is made unless there is something to ship. While there is, at most every `FENCE_INTERVAL` the claims are
+//! read: a higher one is another writer's, and then this process never ships to that replica again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Final;
+use super::rebuild;
+use super::resume::{Contact, End, Relation, relate};
+use super::shared::{Backoff, Command, Course, Shared};
+use super::snapshot::Snapshots;
+use crate::position::{Generation, Term, Txid};
+use crate::replica::{Claim, Replica, ReplicaError};
+use crate::spool::Object;
+use crate::status::{GapRecord, Place, ReplicaState, State};
+
+const FENCE_INTERVAL: Duration = Duration::from_secs(30);
+
+pub(super) struct Shipping {
+    shared: Arc<Shared>,
+    replica: Replica,
+    index: usize,
+    course: Course,
+    /// Everything up to here is in the replica.
+    shipped: Place,
+    /// Our newest claim.
+    claimed: Option<(Generation, Term)>,
+    /// Segments of this term or a lower one would be ignored by readers, because another writer's stand there already.
+    dead: Option<(Generation, Term)>,
+    checked_at: Instant,
+    snapshots: Snapshots,
+}
+
+/// Runs until the replica is lost for good. The task is aborted when the replicator stops.
+pub(super) async fn run(shared: Arc<Shared>, index: usize) {
+    let replica = shared.replicas[index].clone();
+    let result = match start(&shared, &replica, index).await {
+        Ok(mut shipping) => {
+            let result = shipping.run().await;
+            shipping.snapshots.abort();
+            result
+        }
+        Err(end) => Err(end),
+    };
+    let Err(end) = result else { return };
+    tracing::error!(replica = replica.describe(), "{end}");
+    let state = match &end {
+        Final::Fenced(text) => ReplicaState::Fenced(text.clone()),
+        Final::Refused(text) | Final::Failed(text) => ReplicaState::Refused(text.clone()),
+    };
+    shared.status.replica_error(index, "final", &end);
+    shared.status.replica(index, |replica| replica.state = state);
+    shared.spool.set_shipped(index, None);
+    shared.bell.ring();
+}
+
+/// Records a failed request and pauses before it is made again; or it is final.
+pub(super) async fn pause(
+    shared: &Shared,
+    index: usize,
+    error: ReplicaError,
+    backoff: &mut Backoff,
+) -> Result<(), Final> {
+    shared.status.replica_error(index, error.kind(), &error);
+    if !error.is_retryable() {
+        return Err(match error {
+            ReplicaError::Conflict { .. } => Final::Fenced(error.to_string()),
+            error => Final::Refused(error.to_string()),
+        });
+    }
+    tracing::warn!(replica = shared.replicas[index].describe(), "{error}; trying again");
+    shared.status.replica(index, |replica| replica.state = ReplicaState::Unreachable(error.to_string()));
+    tokio::time::sleep(backoff.pause()).await;
+    Ok(())
+}
+
+pub(super) fn new_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(250), Duration::from_secs(30))
+}
+
+/// The first contact, and everything up to the moment when shipping can begin.
+async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<Shipping, Final> {
+    let mut backoff = new_backoff();
+    let contact = loop {
+        match rebuild::contact(replica).await {
+            Ok(contact) => break contact,
+            Err(error) => pause(shared, index, error, &mut backoff).await?,
+        }
+    };
+    shared.status.replica(index, |replica| replica.state = ReplicaState::Connected);
+    shared.contacts()[index] = Some(contact.clone());
+    shared.bell.ring();
+    let mut courses = shared.course.subscribe();
+    let mut course = wait_for_course(&mut courses, None).await?;
+    let mut relation = relation(shared, &course, &contact);
+    while matches!(relation, Relation::Ahead | Relation::Contradicts) {
+        // Only a replica that answered after the decision can be a surprise.
+        let place = contact.place().unwrap_or(Place::ZERO);
+        shared.command(Command::NewGeneration(format!("{} holds another history, up to {place}", replica.describe())));
+        course = wait_for_course(&mut courses, Some(course.generation)).await?;
+        relation = self::relation(shared, &course, &contact);
+    }
+    let mut shipping = Shipping {
+        snapshots: Snapshots::new(shared.clone(), index, &course, &contact),
+        shared: shared.clone(),
+        replica: replica.clone(),
+        index,
+        shipped: Place { generation: course.generation, txid: Txid::ZERO },
+        course,
+        claimed: None,
+        dead: None,
+        checked_at: Instant::now(),
+    };
+    shipping.begin_at(relation, &contact);
+    if contact.generation() == Some(shipping.course.generation) {
+        let term = Term(shipping.course.term.load(Ordering::Acquire));
+        shipping.claim(shipping.course.generation, term, contact.term(shipping.course.generation)).await?;
+    }
+    Ok(shipping)
+}
+
+async fn wait_for_course(
+    courses: &mut tokio::sync::watch::Receiver<Option<Course>>,
+    other_than: Option<Generation>,
+) -> Result<Course, Final> {
+    let is_new = |course: &Option<Course>| course.as_ref().is_some_and(|c| Some(c.generation) != other_than);
+    let course = courses.wait_for(is_new).await;
+    let course = course.ok().and_then(|course| course.clone());
+    course.ok_or_else(|| Final::Failed("the replicator ended".to_owned()))
+}
+
+/// How the replica stands to the line that this process continues.
+fn relation(shared: &Shared, course: &Course, contact: &Contact) -> Relation {
+    let sealed = shared.spool.last().filter(|object| object.name.generation == course.generation);
+    let base = course.base.as_ref().map(End::from);
+    let nothing = End {
+        place: Place { generation: course.generation, txid: Txid::ZERO },
+        term: Term(course.term.load(Ordering::Acquire)),
+        checksum: 0,
+    };
+    relate(sealed.as_ref().map(End::from).or(base).unwrap_or(nothing), &shared.spool, contact)
+}
+
+impl Shipping {
+    fn begin_at(&mut self, relation: Relation, contact: &Contact) {
+        let remote = contact.point.as_ref().map(End::from);
+        let connects = |end: &End| {
+            let next = self.shared.spool.next_after(end.place).map(|next| next.first());
+            next == end.place.txid.checked_next().map(|txid| Place { txid, ..end.place })
+                && self.shared.spool.connects(end.place, end.checksum)
+        };
+        if let Some(end) = remote
+            && (relation != Relation::Fresh || connects(&end))
+        {
+            self.shipped = end.place;
+        }
+        if let Some(written) = contact.inventory.iter().flat_map(|i| &i.segments).map(|listed| listed.name.term).max() {
+            // A lower term than one that was written with is dead; the same one is ours.
+            self.dead = contact.generation().zip(written.0.checked_sub(1).map(Term));
+        }
+        self.move_to(self.shipped, 0);
+    }
+
+    fn move_to(&mut self, place: Place, bytes: u64) {
+        self.shipped = place;
+        self.shared.status.shipped(self.index, place, bytes);
+        self.shared.spool.set_shipped(self.index, Some(place));
+        if matches!(self.shared.status.state(), State::SpoolFull { .. }) {
+            self.shared.bell.ring();
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Final> {
+        let mut sealed = self.shared.spool.watch();
+        loop {
+            sealed.mark_unchanged();
+            self.follow_course();
+            while let Some(object) = self.next() {
+                self.ship(&object).await?;
+            }
+            self.snapshots.advance(self.shipped)?;
+            let due = self.snapshots.due(self.shipped);
+            let asked = &self.shared.asked[self.index];
+            tokio::select! {
+                changed = sealed.changed() => if changed.is_err() { return Ok(()) },
+                () = self.snapshots.finished() => {}
+                () = asked.notified() => self.snapshots.need(),
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+
+    fn follow_course(&mut self) {
+        let course = self.shared.course.borrow().clone();
+        if let Some(course) = course.filter(|course| course.generation != self.course.generation) {
+            self.snapshots.set_course(&course);
+            self.course = course;
+        }
+    }
+
+    /// The next segment to ship. What cannot follow what is there is a gap, which a snapshot then bridges.
+    fn next(&mut self) -> Option<Object> {
+        loop {
+            let object = self.shared.spool.next_after(self.shipped)?;
+            let before = Place { txid: Txid(object.name.first.0 - 1), ..object.first() };
+            let is_dead = self.dead.is_some_and(|(of, term)| of == object.name.generation && object.name.term <= term);
+            if is_dead {
+                self.gap(object.last(), "another writer's segments stand there already");
+            } else if before == self.shipped {
+                return Some(object);
+            } else if before.generation != self.shipped.generation || self.shipped.txid == Txid::ZERO {
+                // The replica has nothing of this generation: it begins here, with a snapshot.
+                self.snapshots.skip_to(before);
+                self.move_to(before, 0);
+            } else if before > self.shipped {
+                self.gap(before, "the spool no longer had what this replica lacks");
+            } else {
+                self.gap(object.last(), "segments with other bounds stand there already");
+            }
+        }
+    }
+
+    fn gap(&mut self, to: Place, reason: &str) {
+        let gap = GapRecord {
+            replica: Some(self.shared.status.replica_name(self.index)),
+            generation: to.generation,
+            after: self.shipped.txid,
+            at: to.txid.checked_next().unwrap_or(to.txid),
+            time: (self.shared.clock)(),
+            reason: reason.to_owned(),
+        };
+        tracing::warn!(replica = self.replica.describe(), from = %self.shipped, to = %to, "commits are missing in this replica: {reason}");
+        self.shared.status.gap(gap);
+        self.snapshots.skip_to(to);
+        self.move_to(to, 0);
+    }
+
+    async fn ship(&mut self, object: &Object) -> Result<(), Final> {
+        let (generation, term) = (object.name.generation, object.name.term);
+        if self.claimed.is_none_or(|(of, claimed)| of != generation || claimed < term) {
+            self.claim(generation, term, None).await?;
+            // The claim may show that the segment comes too late.
+            if self.dead.is_some_and(|(of, dead)| of == generation && term <= dead) {
+                return Ok(());
+            }
+        }
+        let mut backoff = new_backoff();
+        loop {
+            if self.checked_at.elapsed() >= FENCE_INTERVAL
+                && let Err(error) = self.check_fence().await?
+            {
+                pause(&self.shared, self.index, error, &mut backoff).await?;
+                continue;
+            }
+            match self.replica.put_segment(object.name, &object.path, object.len).await {
+                Ok(()) => break,
+                // It was removed to make room: the next one is looked for.
+                Err(_) if !object.path.exists() => return Ok(()),
+                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
+            }
+        }
+        self.shared.status.replica(self.index, |replica| replica.state = ReplicaState::Connected);
+        self.move_to(object.last(), object.len);
+        Ok(())
+    }
+
+    /// Claims a term, at least `at_least`, and above `known`, what was seen there before.
+    async fn claim(&mut self, generation: Generation, at_least: Term, known: Option<Term>) -> Result<(), Final> {
+        let mut backoff = new_backoff();
+        loop {
+            match self.try_claim(generation, at_least, known).await? {
+                Ok(()) => return Ok(()),
+                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
+            }
+        }
+    }
+
+    async fn try_claim(
+        &mut self,
+        generation: Generation,
+        at_least: Term,
+        known: Option<Term>,
+    ) -> Result<Result<(), ReplicaError>, Final> {
+        let newest = match self.marked_terms(generation).await {
+            Ok(terms) => terms.last().copied().max(known),
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut term = at_least.max(Term(self.course_term(generation)));
+        let ours = self.claimed.filter(|&(of, _)| of == generation).map(|(_, term)| term);
+        if ours.is_some_and(|ours| newest > Some(ours)) {
+            return Err(self.fenced(newest));
+        }
+        if let Some(newest) = newest.filter(|&newest| newest >= term && ours.is_none()) {
+            // Claimed by somebody whom we did not know of when the term was chosen. A higher one wins, and what was
+            // sealed under ours until now must not mix with what they wrote.
+            self.dead = Some((generation, newest));
+            term = newest.next().ok_or_else(|| Final::Refused("every term was claimed".to_owned()))?;
+        }
+        let claim = Claim { writer: self.shared.writer.clone(), claimed_ms: (self.shared.clock)().0 };
+        match self.replica.claim(generation, term, &claim).await {
+            Ok(true) => {}
+            Ok(false) => return Err(self.fenced(Some(term))),
+            Err(error) => return Ok(Err(error)),
+        }
+        if generation == self.course.generation {
+            self.course.term.fetch_max(term.0, Ordering::AcqRel);
+        }
+        (self.claimed, self.checked_at) = (Some((generation, term)), Instant::now());
+        Ok(Ok(()))
+    }
+
+    async fn marked_terms(&self, generation: Generation) -> Result<Vec<Term>, ReplicaError> {
+        self.replica.ensure_marker(self.course.engine).await?;
+        self.replica.terms(generation).await
+    }
+
+    fn course_term(&self, generation: Generation) -> u32 {
+        if generation == self.course.generation { self.course.term.load(Ordering::Acquire) } else { 0 }
+    }
+
+    /// Has another writer taken over?
+    async fn check_fence(&mut self) -> Result<Result<(), ReplicaError>, Final> {
+        let Some((generation, ours)) = self.claimed else { return Ok(Ok(())) };
+        let (terms, generations) = match self.claims(generation).await {
+            Ok(claims) => claims,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.checked_at = Instant::now();
+        let newest = terms.last().copied();
+        let course = self.shared.course.borrow().as_ref().map(|course| course.generation);
+        if newest > Some(ours) {
+            return Err(self.fenced(newest));
+        }
+        if generations.last().copied() > course.max(Some(generation)) {
+            return Err(Final::Fenced(format!("another writer began a new generation in {}", self.replica.describe())));
+        }
+        Ok(Ok(()))
+    }
+
+    async fn claims(&self, generation: Generation) -> Result<(Vec<Term>, Vec<Generation>), ReplicaError> {
+        Ok((self.replica.terms(generation).await?, self.replica.generations().await?))
+    }
+
+    fn fenced(&self, term: Option<Term>) -> Final {
+        let term = term.map_or(0, |term| term.0);
+        Final::Fenced(format!("another writer claimed term {term} of {}", self.replica.describe()))
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

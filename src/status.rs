@@ -1,0 +1,424 @@
+//! The live state of one database and its replicas: written by the tasks that work on it, rendered elsewhere.
+//!
+//! A `Status` is cheap to clone and to read. `snapshot` copies everything at one moment, so that what is rendered is
+//! consistent in itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid};
+
+/// Tells the wall clock's time. Injected, so that tests decide what time it is.
+pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
+
+/// The machine's own clock.
+pub fn system_clock() -> Clock {
+    Arc::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(TimeMs::MAX.0))
+    })
+}
+
+/// A commit among all generations of a database: orders them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub generation: Generation,
+    pub txid: Txid,
+}
+
+impl Place {
+    /// Before any commit of any generation.
+    pub const ZERO: Place = Place { generation: Generation(0), txid: Txid::ZERO };
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.generation, self.txid.0)
+    }
+}
+
+/// What capture of a database is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Local state is being read and the replicas are being asked where they stand.
+    Starting,
+    /// There is no local state and no replica answers: without either, where to go on cannot be known.
+    WaitingForReplica,
+    /// There is no database yet.
+    Absent,
+    /// The database is there and cannot be captured as it is. Tried again by itself.
+    NotCapturable(String),
+    /// The first full read is going on.
+    FirstRead {
+        done: u64,
+        total: u64,
+    },
+    /// Every commit is captured as it comes.
+    Running,
+    /// Capture let go of the database until the spool has room again.
+    SpoolFull {
+        used_bytes: u64,
+        limit_bytes: u64,
+    },
+    Stopped,
+    /// Capture ended for good.
+    Failed(String),
+}
+
+/// What shipping to one replica is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It has not answered yet.
+    Connecting,
+    /// It answers, and everything sealed is in it or on its way.
+    Connected,
+    /// The last request failed; tried again by itself.
+    Unreachable(String),
+    /// Another writer took this replica over. Final: nothing more is shipped to it by this process.
+    Fenced(String),
+    /// It cannot be written to: another engine's, or a newer version's. Final.
+    Refused(String),
+}
+
+impl ReplicaState {
+    /// Will this process never ship to it again?
+    pub fn is_final(&self) -> bool {
+        matches!(self, ReplicaState::Fenced(_) | ReplicaState::Refused(_))
+    }
+}
+
+/// Commits that cannot be restored one by one, or at all, from some replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRecord {
+    /// `None`: in the history itself, and so in every replica.
+    pub replica: Option<String>,
+    pub generation: Generation,
+    /// The last commit before the gap and the first one behind it.
+    pub after: Txid,
+    pub at: Txid,
+    pub time: TimeMs,
+    pub reason: String,
+}
+
+/// Gaps that are remembered by one process; the replicas themselves say all of them.
+const MAX_GAP_RECORDS: usize = 100;
+
+/// Upper bounds in milliseconds of the buckets of `Histogram`; one more bucket is above them all.
+pub const HISTOGRAM_BOUNDS_MS: [u64; 14] =
+    [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000];
+
+/// Counts of durations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram {
+    pub counts: [u64; HISTOGRAM_BOUNDS_MS.len() + 1],
+    pub sum_ms: u64,
+}
+
+impl Histogram {
+    pub fn add(&mut self, ms: u64) {
+        self.counts[HISTOGRAM_BOUNDS_MS.partition_point(|&bound| bound < ms)] += 1;
+        self.sum_ms = self.sum_ms.saturating_add(ms);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// One replica at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    pub name: String,
+    pub state: ReplicaState,
+    /// Everything up to here is in it.
+    pub shipped: Place,
+    pub shipped_bytes: u64,
+    /// Age of the oldest commit that is not in it.
+    pub lag: Duration,
+    /// Bytes in the spool that are not in it.
+    pub lag_bytes: u64,
+    pub last_success: Option<TimeMs>,
+    pub last_error: Option<(TimeMs, String)>,
+    /// The newest whole snapshot that this process knows of.
+    pub snapshot: Option<(Txid, TimeMs)>,
+    pub snapshot_progress: Option<SnapshotProgress>,
+    pub snapshot_duration: Option<Duration>,
+    /// From when a commit was seen to when it was in the replica.
+    pub capture_to_store: Histogram,
+}
+
+/// One database and its replicas at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSnapshot {
+    pub database: String,
+    pub state: State,
+    pub generation: Option<Generation>,
+    pub captured: Txid,
+    pub captured_time: Option<TimeMs>,
+    pub sealed: Txid,
+    pub captured_bytes: u64,
+    pub spool_bytes: u64,
+    pub spool_limit_bytes: u64,
+    pub database_bytes: u64,
+    pub wal_bytes: u64,
+    pub gaps: Vec<GapRecord>,
+    pub gaps_total: u64,
+    /// Generations that this process began.
+    pub generations_total: u64,
+    /// Errors by kind.
+    pub errors: BTreeMap<&'static str, u64>,
+    pub last_error: Option<(TimeMs, String)>,
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// Sealed or open commits that are not in every replica: to tell the lag.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    last: Place,
+    first_time: TimeMs,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    now: StatusSnapshot,
+    /// Sealed segments, oldest first, until every replica has them.
+    sealed: VecDeque<Pending>,
+    /// Time of the first commit of the open segment.
+    open_since: Option<TimeMs>,
+}
+
+/// Shared by every task that works on one database.
+#[derive(Clone)]
+pub struct Status {
+    inner: Arc<Mutex<Inner>>,
+    changed: Arc<watch::Sender<u64>>,
+    clock: Clock,
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Status").field(&self.inner).finish()
+    }
+}
+
+impl Status {
+    pub fn new(
+        database: &str,
+        replicas: impl IntoIterator<Item = String>,
+        spool_limit_bytes: u64,
+        clock: Clock,
+    ) -> Status {
+        let replicas = replicas.into_iter().map(|name| ReplicaStatus {
+            name,
+            state: ReplicaState::Connecting,
+            shipped: Place::ZERO,
+            shipped_bytes: 0,
+            lag: Duration::ZERO,
+            lag_bytes: 0,
+            last_success: None,
+            last_error: None,
+            snapshot: None,
+            snapshot_progress: None,
+            snapshot_duration: None,
+            capture_to_store: Histogram::default(),
+        });
+        let now = StatusSnapshot {
+            database: database.to_owned(),
+            state: State::Starting,
+            generation: None,
+            captured: Txid::ZERO,
+            captured_time: None,
+            sealed: Txid::ZERO,
+            captured_bytes: 0,
+            spool_bytes: 0,
+            spool_limit_bytes,
+            database_bytes: 0,
+            wal_bytes: 0,
+            gaps: Vec::new(),
+            gaps_total: 0,
+            generations_total: 0,
+            errors: BTreeMap::new(),
+            last_error: None,
+            replicas: replicas.collect(),
+        };
+        let inner = Inner { now, sealed: VecDeque::new(), open_since: None };
+        Status { inner: Arc::new(Mutex::new(inner)), changed: Arc::new(watch::channel(0).0), clock }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.send_modify(|version| *version = version.wrapping_add(1));
+        result
+    }
+
+    /// Everything, as of now. Lag goes on growing while a store is down.
+    pub fn snapshot(&self) -> StatusSnapshot {
+        let now = (self.clock)();
+        let inner = self.lock();
+        let mut snapshot = inner.now.clone();
+        for replica in &mut snapshot.replicas {
+            let behind = inner.sealed.iter().filter(|pending| pending.last > replica.shipped);
+            replica.lag_bytes = behind.clone().map(|pending| pending.bytes).sum();
+            let oldest = behind.map(|pending| pending.first_time).next().or(inner.open_since);
+            replica.lag = oldest.map_or(Duration::ZERO, |time| Duration::from_millis(now.0.saturating_sub(time.0)));
+        }
+        snapshot
+    }
+
+    /// Wakes whenever something changes.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until `is_there` holds.
+    pub async fn wait_for(&self, is_there: impl Fn(&StatusSnapshot) -> bool) {
+        let mut changes = self.watch();
+        while !is_there(&self.lock().now) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.lock().now.state.clone()
+    }
+
+    pub fn set_state(&self, state: State) {
+        if self.lock().now.state != state {
+            self.update(|inner| inner.now.state = state);
+        }
+    }
+
+    /// Counts an error and remembers it as the last one.
+    pub fn error(&self, kind: &'static str, message: impl fmt::Display) {
+        let now = (self.clock)();
+        let message = message.to_string();
+        self.update(|inner| {
+            *inner.now.errors.entry(kind).or_default() += 1;
+            inner.now.last_error = Some((now, message));
+        });
+    }
+
+    pub fn gap(&self, gap: GapRecord) {
+        self.update(|inner| {
+            inner.now.gaps_total += 1;
+            inner.now.gaps.push(gap);
+            let excess = inner.now.gaps.len().saturating_sub(MAX_GAP_RECORDS);
+            inner.now.gaps.drain(..excess);
+        });
+    }
+
+    pub fn generation(&self, generation: Generation, at: Txid, is_new: bool) {
+        self.update(|inner| {
+            inner.now.generation = Some(generation);
+            (inner.now.captured, inner.now.sealed) = (at, at);
+            inner.now.generations_total += u64::from(is_new);
+        });
+    }
+
+    /// A commit went into the open segment.
+    pub fn captured(&self, generation: Generation, commit: &Commit) {
+        self.update(|inner| {
+            if let CommitKind::Repair(reason) = commit.kind {
+                inner.now.gaps_total += 1;
+                let after = Txid(commit.txid.0.saturating_sub(1));
+                let reason = reason_text(reason).to_owned();
+                let gap = GapRecord { replica: None, generation, after, at: commit.txid, time: commit.time, reason };
+                inner.now.gaps.push(gap);
+            }
+            inner.now.captured = commit.txid;
+            inner.now.captured_time = Some(commit.time);
+            inner.now.database_bytes = commit.lengths.main;
+            inner.open_since.get_or_insert(commit.time);
+        });
+    }
+
+    /// A segment is finished and in the spool.
+    pub fn sealed(&self, last: Place, first_time: TimeMs, bytes: u64) {
+        self.update(|inner| {
+            inner.open_since = None;
+            inner.now.sealed = last.txid;
+            inner.now.captured_bytes += bytes;
+            inner.sealed.push_back(Pending { last, first_time, bytes });
+        });
+    }
+
+    /// A segment was found in the spool at start.
+    pub fn found(&self, last: Place, first_time: TimeMs, bytes: u64) {
+        self.update(|inner| inner.sealed.push_back(Pending { last, first_time, bytes }));
+    }
+
+    pub fn spool_bytes(&self, bytes: u64) {
+        if self.lock().now.spool_bytes != bytes {
+            self.update(|inner| inner.now.spool_bytes = bytes);
+        }
+    }
+
+    pub fn wal_bytes(&self, bytes: u64) {
+        self.lock().now.wal_bytes = bytes;
+    }
+
+    pub fn replica_name(&self, index: usize) -> String {
+        self.lock().now.replicas[index].name.clone()
+    }
+
+    pub fn replica(&self, index: usize, change: impl FnOnce(&mut ReplicaStatus)) {
+        self.update(|inner| change(&mut inner.now.replicas[index]));
+    }
+
+    pub fn replica_error(&self, index: usize, kind: &'static str, message: impl fmt::Display) {
+        let now = (self.clock)();
+        let message = message.to_string();
+        self.error(kind, &message);
+        self.replica(index, |replica| replica.last_error = Some((now, message)));
+    }
+
+    /// Everything up to `place` is in the replica.
+    pub fn shipped(&self, index: usize, place: Place, bytes: u64) {
+        let now = (self.clock)();
+        self.update(|inner| {
+            for pending in &inner.sealed {
+                let replica = &mut inner.now.replicas[index];
+                if bytes > 0 && pending.last > replica.shipped && pending.last <= place {
+                    replica.capture_to_store.add(now.0.saturating_sub(pending.first_time.0));
+                }
+            }
+            let replica = &mut inner.now.replicas[index];
+            replica.shipped = place;
+            replica.shipped_bytes += bytes;
+            if bytes > 0 {
+                replica.last_success = Some(now);
+            }
+            let everywhere = inner.now.replicas.iter().filter(|r| !r.state.is_final()).map(|r| r.shipped).min();
+            while let (Some(front), Some(everywhere)) = (inner.sealed.front(), everywhere) {
+                if front.last > everywhere {
+                    break;
+                }
+                inner.sealed.pop_front();
+            }
+        });
+    }
+}
+
+/// For people: why single commits are missing.
+pub fn reason_text(reason: RepairReason) -> &'static str {
+    match reason {
+        RepairReason::Away => "replicate was not running while the database discarded log",
+        RepairReason::LogDiscarded => "the database's log was discarded before it was captured",
+        RepairReason::FileReplaced => "the database's file was replaced or rewritten",
+        RepairReason::ReplicaAhead => "the replica held commits that the database no longer has",
+        RepairReason::SpoolFull => "the spool was full",
+    }
+}
