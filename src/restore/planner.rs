@@ -37,6 +37,8 @@ struct History {
     all: Inventory,
     /// Without what is broken.
     usable: Inventory,
+    /// The next generation begins after the time that was asked for.
+    followed_by: Option<Inventory>,
     notes: Vec<String>,
 }
 
@@ -102,7 +104,7 @@ impl Planner {
                 Point::At(time) if oldest.name.time > time => too_new = Some(inventory),
                 _ => {
                     let usable = inventory.without(&self.broken);
-                    return Ok(History { all: inventory, usable, notes });
+                    return Ok(History { all: inventory, usable, followed_by: too_new, notes });
                 }
             }
         }
@@ -128,6 +130,17 @@ impl Planner {
                 Err(no_such_point(inventory, &[], "is after the newest commit", point, txid))
             }
             Point::Txid(txid) | Point::Commit(_, txid) => Ok(txid),
+            Point::At(time) if time > newest.time && history.followed_by.is_some() => {
+                let next = history.followed_by.as_ref().and_then(|next| next.snapshots.first());
+                let begin = next.map_or_else(String::new, |s| format!(" at {}", format_time(s.name.time)));
+                history.notes.push(format!(
+                    "generation {} ends with {}; what was committed after it until the next generation began{begin} was not \
+                     captured",
+                    history.all.generation,
+                    DisplayMoment(&newest),
+                ));
+                Ok(newest.txid)
+            }
             Point::At(time) if time > newest.time => {
                 Err(no_such_point(inventory, &[], "is after the newest commit", point, newest.txid))
             }
