@@ -9,6 +9,8 @@ use crate::error::Error;
 pub mod check;
 pub mod completions;
 pub mod man;
+pub mod progress;
+pub mod restore;
 
 /// Exit code of a command that did what it was asked to.
 pub const DONE: u8 = 0;

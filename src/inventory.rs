@@ -124,7 +124,7 @@ impl Inventory {
     }
 
     /// Every commit that a name speaks of.
-    fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
+    pub fn moments(&self) -> impl Iterator<Item = Moment> + '_ {
         let segments = self.segments.iter().map(|s| Moment { txid: s.name.last, time: s.name.time });
         segments.chain(self.snapshots.iter().map(|s| Moment { txid: s.name.txid, time: s.name.time }))
     }

@@ -1,3 +1,34 @@
 //! Brings a database back as it was after one commit.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `point.rs` | what `--at` can say |
+//! | `reading.rs` | typed reading of a replica |
+//! | `planner.rs` | from a point to a plan: which snapshot, which segments, which commit |
+//! | `plan.rs` | the plan, as data |
+//! | `execute.rs` | carrying it out, and looking for another way when an object is broken |
+//! | `fetch.rs` | bounded requests and memory |
+//! | `apply.rs` | transactions over a snapshot |
+//! | `files.rs` | the files while they are written |
+//! | `prove.rs` | the checksum of the result |
+//! | `target.rs` | the place where it goes |
+//! | `error.rs` | why it did not happen |
 
+mod apply;
+mod error;
+mod execute;
+mod fetch;
+mod files;
+mod plan;
+mod planner;
 pub mod point;
+mod prove;
+mod reading;
+mod target;
+
+pub use error::{Damage, Fault, NoSuchPoint, RestoreError};
+pub use execute::{DEFAULT_JOBS, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
+pub use plan::{RestorePlan, commit_json, kind_word, reason};
+pub use planner::{Planner, Request, outside};
+pub use reading::{Marker, Reading};
+pub use target::exists;

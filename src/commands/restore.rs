@@ -1,0 +1,211 @@
+//! `replicate restore`: a database as it was after one commit.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use crate::commands::progress::Bar;
+use crate::engine::{Engine, EngineKind};
+use crate::error::{Error, ExitCode};
+use crate::position::TimeMs;
+use crate::restore::point::{self, PointError};
+use crate::restore::{
+    Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
+};
+use crate::store::Store;
+
+/// What is asked for, as plain data.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// The file to restore to.
+    pub target: PathBuf,
+    /// As in `--at`; `None`: the newest commit.
+    pub at: Option<String>,
+    pub generation: Option<String>,
+    /// Do nothing, and succeed, where the target exists.
+    pub if_missing: bool,
+    /// Do nothing, and succeed, where there is nothing to restore.
+    pub if_replica_exists: bool,
+    pub overwrite: bool,
+    /// Print the plan only.
+    pub dry_run: bool,
+    /// Have the engine check the result.
+    pub check: bool,
+    pub jobs: usize,
+    pub json: bool,
+    /// Show how far it has come, on stderr.
+    pub progress: bool,
+}
+
+impl RestoreOptions {
+    /// The newest commit, to a path that does not exist.
+    pub fn to(target: impl Into<PathBuf>) -> RestoreOptions {
+        RestoreOptions {
+            target: target.into(),
+            at: None,
+            generation: None,
+            if_missing: false,
+            if_replica_exists: false,
+            overwrite: false,
+            dry_run: false,
+            check: true,
+            jobs: crate::restore::DEFAULT_JOBS,
+            json: false,
+            progress: false,
+        }
+    }
+}
+
+/// What comes from outside: clock, place, chance and the engines of this build.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub now: TimeMs,
+    pub zone: TimeZone,
+    pub random: u32,
+    pub engine: fn(EngineKind) -> Option<Arc<dyn Engine>>,
+}
+
+/// Restores and prints what was restored. Nothing at the target changes unless it succeeds.
+pub async fn run(
+    store: Arc<dyn Store>,
+    options: &RestoreOptions,
+    around: &Surroundings,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Error> {
+    let request = request(options, around)?;
+    if options.if_missing && exists(&options.target)? {
+        return nothing_done(options, "the target exists", out);
+    }
+    let reading = Reading::new(store);
+    let result = match options.dry_run {
+        true => Planner::new(reading).plan(&request).await.map(|plan| print_plan(&plan, options, out)),
+        false => {
+            let how = execution(options, around);
+            restore(&reading, &request, &how).await.map(|restored| print_restored(&restored, options, out))
+        }
+    };
+    match result {
+        Ok(printed) => printed,
+        Err(RestoreError::Nothing(what)) if options.if_replica_exists => nothing_done(options, &what, out),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn request(options: &RestoreOptions, around: &Surroundings) -> Result<Request, Error> {
+    let at = options.at.as_deref().unwrap_or("now");
+    let point = point::parse(at, around.now, &around.zone)?;
+    let generation = options.generation.as_deref().map(point::parse_generation).transpose()?;
+    Ok(Request { point, generation })
+}
+
+fn execution(options: &RestoreOptions, around: &Surroundings) -> Execution {
+    Execution {
+        target: options.target.clone(),
+        overwrite: options.overwrite,
+        jobs: options.jobs,
+        engine: options.check.then_some(around.engine),
+        now: around.now,
+        random: around.random,
+        progress: Arc::new(Bar::new(options.progress)),
+    }
+}
+
+fn nothing_done(options: &RestoreOptions, why: &str, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    match options.json {
+        true => print_value(out, &json!({ "restored": false, "reason": why, "target": shown(&options.target) })),
+        false => print_text(out, &format!("nothing restored: {why}\n")),
+    }
+}
+
+fn print_plan(plan: &RestorePlan, options: &RestoreOptions, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    match options.json {
+        true => print_value(out, &json!({ "restored": false, "plan": plan.to_json() })),
+        false => print_text(out, &format!("{plan}\n")),
+    }
+}
+
+fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+    let plan = &restored.plan;
+    if options.json {
+        return print_value(
+            out,
+            &json!({
+                "restored": true,
+                "target": shown(&restored.target),
+                "generation": plan.generation.to_string(),
+                "commit": commit_json(&plan.commit),
+                "engine": plan.engine.to_string(),
+                "checked_by_engine": restored.checked,
+                "kept": restored.kept.as_deref().map(shown),
+                "notes": plan.notes,
+            }),
+        );
+    }
+    let commit = &plan.commit;
+    let mut text = format!("restored {}\n", restored.target.display());
+    text.push_str(&format!("  commit   {}/{}\n", plan.generation, commit.txid.0));
+    text.push_str(&format!("  time     {}\n", point::format_time(commit.time)));
+    text.push_str(&format!("  size     {} bytes\n", plan.target_bytes()));
+    text.push_str(&format!("  checksum {:016x}, proven\n", commit.checksum));
+    let checked = if restored.checked { "accepted the file" } else { "was not asked (--no-check)" };
+    text.push_str(&format!("  engine   {} {checked}\n", plan.engine));
+    if let Some(kept) = &restored.kept {
+        text.push_str(&format!("  the old file is kept as {}\n", kept.display()));
+    }
+    print_text(out, &text)
+}
+
+fn shown(path: &Path) -> Value {
+    json!(path.to_string_lossy())
+}
+
+/// Prints one JSON document.
+pub(super) fn print_value(out: &mut (dyn Write + Send), value: &Value) -> Result<(), Error> {
+    print_text(out, &format!("{value:#}\n"))
+}
+
+/// Prints a result. A reader that has gone away is no error of ours.
+pub(super) fn print_text(out: &mut (dyn Write + Send), text: &str) -> Result<(), Error> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::failed("the result could not be written").because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl From<PointError> for Error {
+    fn from(error: PointError) -> Error {
+        Error::usage(error.to_string())
+    }
+}
+
+impl From<RestoreError> for Error {
+    fn from(error: RestoreError) -> Error {
+        let text = error.to_string();
+        match error {
+            RestoreError::Nothing(_) => Error::new(ExitCode::NothingToRestore, text),
+            RestoreError::NoSuchPoint(_) => Error::new(ExitCode::NothingToRestore, text)
+                .next_step("name one of the commits above, or see what there is: replicate list"),
+            RestoreError::Damaged(_) => Error::new(ExitCode::Damaged, text)
+                .next_step("restore one of the points above with --at; see all that is wrong: replicate verify --deep"),
+            RestoreError::Refused { next_step, .. } => Error::new(ExitCode::Refused, text).next_step(next_step),
+            RestoreError::Newer(_) => Error::failed(text),
+            RestoreError::NotAccepted { source, .. } => Error::failed("the engine does not accept the restored database")
+                .because(source)
+                .next_step(
+                    "every byte is as it was captured, so the database was damaged already then; try an older --at, or look at it \
+                     with --no-check",
+                ),
+            RestoreError::NoEngine(_) => Error::failed(text).next_step("restore with --no-check, and check it elsewhere"),
+            RestoreError::NoSpace { .. } => {
+                Error::failed(text).next_step("make room, or restore to another disk with -o; nothing was changed")
+            }
+            RestoreError::Store(error) => error.into(),
+            RestoreError::Io { source, .. } => Error::failed(text).because(source),
+        }
+    }
+}

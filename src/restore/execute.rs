@@ -1,0 +1,210 @@
+//! Carrying a plan out: fetch, write, prove, check, put in place. Until the last step, nothing at the target changes.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::engine::{Engine, EngineKind};
+use crate::layout::ObjectName;
+use crate::position::TimeMs;
+use crate::restore::apply::Apply;
+use crate::restore::error::{Fault, RestoreError};
+use crate::restore::fetch::{self, Advance, in_background};
+use crate::restore::files::{Files, Unfinished};
+use crate::restore::plan::RestorePlan;
+use crate::restore::planner::{Planner, Request};
+use crate::restore::prove::database_checksum;
+use crate::restore::reading::Reading;
+use crate::restore::target::Target;
+
+/// Requests at a time, where nothing else is asked for.
+pub const DEFAULT_JOBS: usize = 8;
+/// Requests at a time at most: each holds up to `fetch::PIECE_BYTES`.
+pub const MAX_JOBS: usize = 256;
+
+/// Hears how far a restore has come.
+pub trait Progress: fmt::Debug + Send + Sync {
+    /// A stretch of work of `total` bytes begins.
+    fn begin(&self, doing: &'static str, total: u64);
+    fn advance(&self, bytes: u64);
+    /// Something that people should read now.
+    fn note(&self, text: &str);
+}
+
+/// Hears nothing.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _: &'static str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+/// How to restore, once it is known what.
+#[derive(Clone)]
+pub struct Execution {
+    pub target: PathBuf,
+    /// Replace what is at the target; it is kept under another name.
+    pub overwrite: bool,
+    /// Requests at a time.
+    pub jobs: usize,
+    /// The engine that checks the restored file; `None`: no check beyond the checksum.
+    pub engine: Option<fn(EngineKind) -> Option<Arc<dyn Engine>>>,
+    pub now: TimeMs,
+    /// Sets the names of unfinished files apart.
+    pub random: u32,
+    pub progress: Arc<dyn Progress>,
+}
+
+/// What was restored.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    pub plan: RestorePlan,
+    pub target: PathBuf,
+    /// Where the file is that was there before.
+    pub kept: Option<PathBuf>,
+    /// The engine has accepted the file.
+    pub checked: bool,
+}
+
+/// Restores what is asked for. When an object turns out to be missing or broken, another way is looked for; only when there
+/// is none does it end, with what is lost and what is not.
+pub async fn restore(reading: &Reading, request: &Request, how: &Execution) -> Result<Restored, RestoreError> {
+    let mut planner = Planner::new(reading.clone());
+    loop {
+        let plan = planner.plan(request).await?;
+        let target = Target::new(&how.target, plan.engine)?;
+        target.check(how.overwrite)?;
+        target.check_space(plan.target_bytes())?;
+        for note in &plan.notes {
+            how.progress.note(note);
+        }
+        let fault = match attempt(reading, &plan, &target, how).await {
+            Ok(kept) => {
+                let checked = how.engine.is_some();
+                return Ok(Restored { plan, target: target.path().to_owned(), kept, checked });
+            }
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Fault(fault)) => fault,
+        };
+        let problem = fault.to_string();
+        how.progress.note(&problem);
+        let broken = match &fault {
+            Fault::Object { object, .. } => ObjectName::parse(object.as_str()),
+            _ => None,
+        };
+        // A part has no other meaning than its snapshot's, and a wrong result points at no object but the one it began with.
+        let broken = broken.filter(|name| matches!(name, ObjectName::Segment(_)));
+        planner.avoid(broken.unwrap_or(ObjectName::Snapshot(plan.snapshot.name)), problem);
+        if planner.has_given_up() {
+            let inventory = planner.inventory(plan.generation).await?;
+            return Err(planner.damaged(&inventory).await);
+        }
+    }
+}
+
+enum Failure {
+    /// Another way may lead there.
+    Fault(Fault),
+    Final(RestoreError),
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Failure {
+        Failure::Final(error)
+    }
+}
+
+async fn attempt(
+    reading: &Reading,
+    plan: &RestorePlan,
+    target: &Target,
+    how: &Execution,
+) -> Result<Option<PathBuf>, Failure> {
+    let unfinished = target.unfinished(plan.engine, how.random);
+    let fail = |fault| failure(fault, plan, target);
+    write_files(reading, plan, &unfinished, target, how).await.map_err(fail)?;
+    check(plan, &unfinished, how).await?;
+    let (target, how, has_wal) = (target.clone(), how.clone(), plan.commit.lengths.wal > 0);
+    let installed = tokio::task::spawn_blocking(move || {
+        sync(&unfinished.main)?;
+        target.install(&unfinished, has_wal, how.overwrite, how.now)
+    });
+    let kept = installed
+        .await
+        .map_err(|error| RestoreError::io("cannot finish", &PathBuf::new())(io::Error::other(error)))??;
+    Ok(kept)
+}
+
+/// The engine may have written to the file while it checked it.
+fn sync(path: &Path) -> Result<(), RestoreError> {
+    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(RestoreError::io("cannot sync", path))
+}
+
+fn failure(fault: Fault, plan: &RestorePlan, target: &Target) -> Failure {
+    match fault {
+        Fault::Object { .. } | Fault::Result(_) => Failure::Fault(fault),
+        Fault::Store(error) => Failure::Final(RestoreError::Store(error)),
+        Fault::Newer { .. } => Failure::Final(RestoreError::Newer(fault.to_string())),
+        Fault::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Failure::Final(target.no_space(plan.target_bytes()))
+        }
+        Fault::Io { doing, path, source } => Failure::Final(RestoreError::Io { doing, path, source }),
+    }
+}
+
+/// Writes the database beside its target and proves it: bytes, lengths, checksum, and that it is on the disk.
+async fn write_files(
+    reading: &Reading,
+    plan: &RestorePlan,
+    unfinished: &Unfinished,
+    target: &Target,
+    how: &Execution,
+) -> Result<(), Fault> {
+    let path = unfinished.main.clone();
+    let mut files = Files::create(unfinished).map_err(Fault::io("cannot create", &path))?;
+    target.copy_permissions(files.main()).map_err(Fault::io("cannot set the permissions of", &path))?;
+    let jobs = how.jobs.clamp(1, MAX_JOBS);
+    let progress = how.progress.clone();
+    let advance: Advance = Arc::new(move |bytes| progress.advance(bytes));
+    how.progress.begin("restoring", plan.fetch_bytes());
+    fetch::parts(reading, plan, &files, jobs, &advance).await?;
+    files.parts_written(&plan.parts);
+    let apply = Apply::new(plan, files, path.clone());
+    let files = fetch::segments(reading, plan, apply, jobs, &advance).await?;
+    how.progress.begin("proving", plan.commit.lengths.main);
+    let commit = plan.commit.clone();
+    in_background(move || {
+        // Bytes go to the disk while they are hashed.
+        let (main, syncing) = (files.main().clone(), path.clone());
+        let synced = std::thread::spawn(move || main.sync_all().map_err(Fault::io("cannot sync", &syncing)));
+        let found = database_checksum(files.main(), files.wal(), commit.lengths, commit.grid, &*advance)
+            .map_err(Fault::io("cannot read back", &path))?;
+        if found != commit.checksum {
+            let (txid, expected) = (commit.txid.0, commit.checksum);
+            let problem =
+                format!("the restored file's checksum is {found:016x}, that of commit {txid} is {expected:016x}");
+            return Err(Fault::Result(problem));
+        }
+        files.wal().sync_all().map_err(Fault::io("cannot sync", &path))?;
+        synced.join().unwrap_or_else(|_| Err(Fault::Result("a thread of the restore ended early".to_owned())))
+    })
+    .await
+}
+
+/// Asks the engine itself.
+async fn check(plan: &RestorePlan, unfinished: &Unfinished, how: &Execution) -> Result<(), RestoreError> {
+    let Some(engine_of) = how.engine else { return Ok(()) };
+    let engine = engine_of(plan.engine).ok_or(RestoreError::NoEngine(plan.engine))?;
+    // How long the engine takes is its own matter.
+    how.progress.begin("checking", 0);
+    let main = unfinished.main.clone();
+    let checked = tokio::task::spawn_blocking(move || engine.check(&main)).await;
+    match checked {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(RestoreError::NotAccepted { engine: plan.engine, source }),
+        Err(error) => Err(RestoreError::io("cannot check", &unfinished.main)(io::Error::other(error))),
+    }
+}

@@ -1,0 +1,412 @@
+//! From a point to a plan: a few listings, then the ends of the one or two objects in which the point lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Listed, Moment, Window};
+use crate::layout::{ObjectName, SegmentName, SnapshotName};
+use crate::position::{Commit, CommitKind, Generation, TimeMs, Txid};
+use crate::restore::error::{Damage, DisplayMoment, Fault, NoSuchPoint, RestoreError};
+use crate::restore::plan::{RestorePlan, reason};
+use crate::restore::point::{Point, format_time};
+use crate::restore::reading::Reading;
+use crate::segment::{Index, Manifest};
+
+/// Objects that turned out to be unusable on the way, after which a restore gives up looking for another way.
+pub const MAX_BROKEN_OBJECTS: usize = 32;
+/// Snapshots whose beginnings are read to say what is still restorable.
+const MAX_EXAMINED_SNAPSHOTS: usize = 64;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    pub point: Point,
+    /// Instead of the generation that the point is in.
+    pub generation: Option<Generation>,
+}
+
+/// Plans restores from one replica, and remembers what it found to be unusable.
+#[derive(Debug)]
+pub struct Planner {
+    reading: Reading,
+    broken: BTreeSet<ObjectName>,
+    problems: Vec<String>,
+}
+
+/// A generation with what is known of it.
+struct History {
+    all: Inventory,
+    /// Without what is broken.
+    usable: Inventory,
+    /// The next generation begins after the time that was asked for.
+    followed_by: Option<Inventory>,
+    notes: Vec<String>,
+}
+
+impl Planner {
+    pub fn new(reading: Reading) -> Planner {
+        Planner { reading, broken: BTreeSet::new(), problems: Vec::new() }
+    }
+
+    /// From now on, no plan uses `object`.
+    pub fn avoid(&mut self, object: ObjectName, problem: String) {
+        if self.broken.insert(object) {
+            self.problems.push(problem);
+        }
+    }
+
+    pub fn has_given_up(&self) -> bool {
+        self.broken.len() >= MAX_BROKEN_OBJECTS
+    }
+
+    /// A plan, or why there is none.
+    pub async fn plan(&mut self, request: &Request) -> Result<RestorePlan, RestoreError> {
+        let marker = self.reading.marker().await.map_err(no_object)?;
+        let generations = self.reading.generations().await.map_err(no_object)?;
+        if marker.is_none() && generations.is_empty() {
+            return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
+        }
+        if marker.is_none() {
+            return Err(RestoreError::Newer(format!(
+                "{} holds generations but no replicate.json: without it, what they are must not be guessed; put it back",
+                self.reading.describe()
+            )));
+        }
+        let mut history = self.choose_generation(request, &generations).await?;
+        let target = self.target(&mut history, request.point).await?;
+        self.plan_to(history, target, request.point).await
+    }
+
+    /// The newest generation that can answer, or the one asked for.
+    async fn choose_generation(&self, request: &Request, all: &[Generation]) -> Result<History, RestoreError> {
+        let asked = match request.point {
+            Point::Commit(generation, _) => Some(generation),
+            _ => request.generation,
+        };
+        let source = self.reading.describe();
+        if let (Point::Commit(one, _), Some(other)) = (request.point, request.generation)
+            && one != other
+        {
+            let problem = format!("the point is in generation {one}, and generation {other} was asked for");
+            return Err(RestoreError::Nothing(problem));
+        }
+        if let Some(generation) = asked.filter(|generation| !all.contains(generation)) {
+            return Err(RestoreError::Nothing(format!("there is no generation {generation} in {source}")));
+        }
+        let mut notes = Vec::new();
+        let mut too_new: Option<Inventory> = None;
+        for &generation in all.iter().rev().filter(|&&generation| asked.is_none_or(|asked| asked == generation)) {
+            let inventory = self.reading.inventory(generation).await.map_err(no_object)?;
+            let Some(oldest) = inventory.snapshots.first() else {
+                notes.push(format!("generation {generation} has no whole snapshot yet; it cannot be restored"));
+                continue;
+            };
+            match request.point {
+                Point::At(time) if oldest.name.time > time => too_new = Some(inventory),
+                _ => {
+                    let usable = inventory.without(&self.broken);
+                    return Ok(History { all: inventory, usable, followed_by: too_new, notes });
+                }
+            }
+        }
+        match too_new {
+            // Older than everything: the oldest generation says what comes next.
+            Some(inventory) => {
+                Err(no_such_point(&inventory, &[], "is before the oldest commit", request.point, Txid::ZERO))
+            }
+            None => Err(RestoreError::Nothing(match notes.is_empty() {
+                true => format!("there is no snapshot in {source}"),
+                false => format!("there is nothing to restore in {source}: {}", notes.join("; ")),
+            })),
+        }
+    }
+
+    /// The txid of the commit that `point` names.
+    async fn target(&mut self, history: &mut History, point: Point) -> Result<Txid, RestoreError> {
+        let inventory = &history.all;
+        let newest = inventory.newest.ok_or_else(|| RestoreError::Nothing("the generation is empty".to_owned()))?;
+        match point {
+            Point::Newest => Ok(newest.txid),
+            Point::Txid(txid) | Point::Commit(_, txid) if txid > newest.txid => {
+                Err(no_such_point(inventory, &[], "is after the newest commit", point, txid))
+            }
+            Point::Txid(txid) | Point::Commit(_, txid) => Ok(txid),
+            Point::At(time) if time > newest.time && history.followed_by.is_some() => {
+                let next = history.followed_by.as_ref().and_then(|next| next.snapshots.first());
+                let begin = next.map_or_else(String::new, |s| format!(" at {}", format_time(s.name.time)));
+                history.notes.push(format!(
+                    "generation {} ends with {}; what was committed after it until the next generation began{begin} was not \
+                     captured",
+                    history.all.generation,
+                    DisplayMoment(&newest),
+                ));
+                Ok(newest.txid)
+            }
+            Point::At(time) if time > newest.time => {
+                Err(no_such_point(inventory, &[], "is after the newest commit", point, newest.txid))
+            }
+            Point::At(time) => self.last_at_or_before(history, time).await,
+        }
+    }
+
+    /// The last commit at or before `time`, which is not after the newest one. Times never go back within a generation, so
+    /// it is in the first segment that ends later than that, or right before it.
+    async fn last_at_or_before(&mut self, history: &mut History, time: TimeMs) -> Result<Txid, RestoreError> {
+        let point = Point::At(time);
+        loop {
+            let later = |s: &&Listed<SegmentName>| s.name.time > time && s.name.level <= EVERY_COMMIT;
+            let Some(segment) = history.usable.segments.iter().filter(later).min_by_key(|s| s.name.last).copied()
+            else {
+                // With no segment that ends later, only the very newest commit is known to be the last one up to then.
+                return match history.all.newest.filter(|newest| newest.time <= time) {
+                    Some(newest) => Ok(newest.txid),
+                    None => Err(self.unknown_at(&history.all, point).await),
+                };
+            };
+            let index = match self.reading.index(&segment).await {
+                Ok(index) => index,
+                Err(fault) => {
+                    self.set_aside(fault)?;
+                    history.usable = history.all.without(&self.broken);
+                    if self.has_given_up() {
+                        return Err(self.damaged(&history.all).await);
+                    }
+                    continue;
+                }
+            };
+            let before = Txid(segment.name.first.0.saturating_sub(1));
+            let target = match index.at_or_before(time) {
+                Some(entry) => entry.commit.txid,
+                // The commit before this segment, if it is known to be there and not to be later.
+                None if history.usable.moments().any(|m| m.txid == before && m.time <= time) => before,
+                None => return Err(self.unknown_at(&history.all, point).await),
+            };
+            note_repair(&index, target, time, &mut history.notes);
+            return Ok(target);
+        }
+    }
+
+    /// What lies at `point` was in an object that is missing or broken.
+    async fn unknown_at(&self, inventory: &Inventory, point: Point) -> RestoreError {
+        if !self.broken.is_empty() {
+            return self.damaged(inventory).await;
+        }
+        let Point::At(time) = point else { return self.damaged(inventory).await };
+        let before = inventory.moments().filter(|m| m.time <= time).max();
+        self.inside_gap(inventory, point, before.map_or(Txid::ZERO, |m| m.txid)).await
+    }
+
+    /// The way to `target`: from the newest snapshot that leads there.
+    async fn plan_to(&mut self, mut history: History, target: Txid, point: Point) -> Result<RestorePlan, RestoreError> {
+        let candidates: Vec<_> =
+            history.usable.snapshots.iter().rev().filter(|s| s.name.txid <= target).copied().collect();
+        if history.all.snapshots.first().is_none_or(|oldest| oldest.name.txid > target) {
+            return Err(no_such_point(&history.all, &[], "is before the oldest restorable commit", point, target));
+        }
+        for snapshot in candidates {
+            match self.plan_from(&mut history, snapshot, target).await {
+                Ok(Some(plan)) => return Ok(plan),
+                Ok(None) => {}
+                Err(fault) => {
+                    let broken = self.set_aside(fault)?;
+                    history.notes.push(format!("{broken}; looking for another way"));
+                    history.usable = history.all.without(&self.broken);
+                }
+            }
+            if self.has_given_up() {
+                break;
+            }
+        }
+        if self.broken.is_empty() && point != Point::Newest && !is_held(&history.all, target) {
+            return Err(self.inside_gap(&history.all, point, target).await);
+        }
+        Err(self.damaged(&history.all).await)
+    }
+
+    async fn plan_from(
+        &self,
+        history: &mut History,
+        snapshot: Listed<SnapshotName>,
+        target: Txid,
+    ) -> Result<Option<RestorePlan>, Fault> {
+        // What does not even connect to the snapshot's own commit needs no request.
+        if let Err(gap) = history.usable.chain(snapshot.name.txid, target) {
+            history.notes.push(unusable(&snapshot.name, &gap));
+            return Ok(None);
+        }
+        let manifest = self.reading.manifest(&snapshot).await?;
+        let segments = match history.usable.chain(manifest.base, target) {
+            Ok(segments) => segments,
+            Err(gap) => {
+                history.notes.push(unusable(&snapshot.name, &gap));
+                return Ok(None);
+            }
+        };
+        let commit = self.commit(&manifest, segments.last(), target).await?;
+        Ok(Some(RestorePlan {
+            source: self.reading.describe(),
+            engine: manifest.engine,
+            generation: history.all.generation,
+            snapshot,
+            base: manifest.base,
+            snapshot_commit: manifest.commit,
+            parts: manifest.parts,
+            segments,
+            commit,
+            notes: history.notes.clone(),
+        }))
+    }
+
+    /// What is recorded of the commit at which the restore stops.
+    async fn commit(
+        &self,
+        manifest: &Manifest,
+        last: Option<&Listed<SegmentName>>,
+        target: Txid,
+    ) -> Result<Commit, Fault> {
+        let Some(last) = last else { return Ok(manifest.commit.clone()) };
+        let index = self.reading.index(last).await?;
+        let entry = index.commit(target).map(|entry| entry.commit.clone());
+        let key = ObjectName::Segment(last.name).key();
+        entry.ok_or_else(|| Fault::object(&key, format_args!("does not hold commit {}", target.0)))
+    }
+
+    /// Remembers an object as broken and says so; anything else that went wrong ends the restore.
+    fn set_aside(&mut self, fault: Fault) -> Result<String, RestoreError> {
+        let text = fault.to_string();
+        match fault {
+            Fault::Object { object, .. } => {
+                let Some(name) = ObjectName::parse(object.as_str()) else { return Err(no_object_named(text)) };
+                self.avoid(name, text.clone());
+                Ok(text)
+            }
+            fault => Err(no_object(fault)),
+        }
+    }
+
+    async fn inside_gap(&self, inventory: &Inventory, point: Point, target: Txid) -> RestoreError {
+        let windows = self.windows(inventory).await;
+        no_such_point(inventory, &windows, "is inside a gap: segments are missing there", point, target)
+    }
+
+    /// What is lost, and what is not.
+    pub async fn damaged(&self, inventory: &Inventory) -> RestoreError {
+        let windows = self.windows(inventory).await;
+        let mut problems = self.problems.clone();
+        for gap in inventory.gaps() {
+            let (first, last) = (gap.first.0, gap.last.0);
+            problems.push(format!("no segment holds the commits txid:{first} to txid:{last}"));
+        }
+        let newest = inventory.newest.map_or(Txid::ZERO, |m| m.txid);
+        let oldest = inventory.snapshots.first().map_or(Txid(1), |s| s.name.txid);
+        let lost = outside(&windows, oldest, newest);
+        RestoreError::Damaged(Damage { generation: Some(inventory.generation), problems, lost, windows })
+    }
+
+    /// What can be restored, without what is broken. Reads where the copies behind the snapshots began.
+    pub async fn windows(&self, inventory: &Inventory) -> Vec<Window> {
+        let mut usable = inventory.without(&self.broken);
+        let mut bases: BTreeMap<SnapshotName, Txid> = BTreeMap::new();
+        let mut unreadable = BTreeSet::new();
+        for snapshot in usable.snapshots.iter().rev().take(MAX_EXAMINED_SNAPSHOTS) {
+            match self.reading.manifest(snapshot).await {
+                Ok(manifest) => _ = bases.insert(snapshot.name, manifest.base),
+                Err(_) => _ = unreadable.insert(ObjectName::Snapshot(snapshot.name)),
+            }
+        }
+        usable = usable.without(&unreadable);
+        usable.windows(|name| bases.get(name).copied())
+    }
+
+    /// The generation's listing as it is now.
+    pub async fn inventory(&self, generation: Generation) -> Result<Inventory, RestoreError> {
+        self.reading.inventory(generation).await.map_err(no_object)
+    }
+}
+
+/// Does any listed object hold this commit?
+fn is_held(inventory: &Inventory, txid: Txid) -> bool {
+    inventory.snapshots.iter().any(|s| s.name.txid == txid)
+        || inventory.segments.iter().any(|s| (s.name.first..=s.name.last).contains(&txid))
+}
+
+/// Says when a time lies where single commits were not captured: the commit before them is exact, and yet not all.
+fn note_repair(index: &Index, target: Txid, time: TimeMs, notes: &mut Vec<String>) {
+    let Some(next) = target.checked_next().and_then(|next| index.commit(next)) else { return };
+    if let CommitKind::Repair(_) = next.commit.kind {
+        notes.push(format!(
+            "between txid:{} and the repair txid:{} of {} single commits were not captured ({}): what was committed there up to {} \
+             cannot be told apart",
+            target.0,
+            next.commit.txid.0,
+            format_time(next.commit.time),
+            reason(next.commit.kind).unwrap_or_default(),
+            format_time(time),
+        ));
+    }
+}
+
+fn unusable(snapshot: &SnapshotName, gap: &Gap) -> String {
+    format!(
+        "the snapshot txid:{} cannot be used: txid:{} to txid:{} are missing after it",
+        snapshot.txid.0, gap.first.0, gap.last.0
+    )
+}
+
+/// What of `oldest..=newest` is in no window.
+pub fn outside(windows: &[Window], oldest: Txid, newest: Txid) -> Vec<(Txid, Txid)> {
+    let mut lost = Vec::new();
+    let mut next = oldest.0;
+    for window in windows {
+        if window.from.txid.0 > next {
+            lost.push((Txid(next), Txid(window.from.txid.0 - 1)));
+        }
+        next = next.max(window.to.txid.0.saturating_add(1));
+    }
+    if next <= newest.0 {
+        lost.push((Txid(next), newest));
+    }
+    lost
+}
+
+/// `windows` may be empty: then those that the names alone tell are used.
+fn no_such_point(inventory: &Inventory, windows: &[Window], problem: &str, point: Point, target: Txid) -> RestoreError {
+    let from_names;
+    let windows = match windows.is_empty() {
+        true => {
+            from_names = inventory.windows(|_| None);
+            &from_names
+        }
+        false => windows,
+    };
+    let before = windows.iter().filter(|w| w.from.txid <= target).map(|w| nearest_before(inventory, w, target)).max();
+    let after = windows.iter().map(|w| w.from).find(|from| from.txid > target);
+    let mut problem = format!("{point} {problem}");
+    if let (Point::At(_), Some(newest), None) = (point, inventory.newest, after) {
+        problem.push_str(&format!(", {}; for that one leave out --at, or say now", DisplayMoment(&newest)));
+    }
+    RestoreError::NoSuchPoint(NoSuchPoint { generation: inventory.generation, problem, before, after })
+}
+
+/// The last moment of `window` at or before `target` whose time is known.
+fn nearest_before(inventory: &Inventory, window: &Window, target: Txid) -> Moment {
+    if window.to.txid <= target {
+        return window.to;
+    }
+    let known = inventory.moments().filter(|m| (window.from.txid..=target).contains(&m.txid)).max();
+    known.unwrap_or(window.from)
+}
+
+/// Where no other object can serve instead.
+fn no_object(fault: Fault) -> RestoreError {
+    match fault {
+        Fault::Store(error) => RestoreError::Store(error),
+        Fault::Newer { .. } => RestoreError::Newer(fault.to_string()),
+        Fault::Io { doing, path, source } => RestoreError::Io { doing, path, source },
+        fault @ (Fault::Object { .. } | Fault::Result(_)) => no_object_named(fault.to_string()),
+    }
+}
+
+fn no_object_named(problem: String) -> RestoreError {
+    let (lost, windows) = (Vec::new(), Vec::new());
+    RestoreError::Damaged(Damage { generation: None, problems: vec![problem], lost, windows })
+}

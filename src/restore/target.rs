@@ -1,0 +1,294 @@
+//! The place where a restored database goes: refused when something is there, replaced only as a whole.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::statvfs::statvfs;
+
+use crate::engine::EngineKind;
+use crate::position::TimeMs;
+use crate::restore::error::RestoreError;
+use crate::restore::files::{Unfinished, with_ending};
+use crate::restore::point::format_time;
+
+/// Endings of the names of files that an engine keeps beside a database and would apply to whatever file is there.
+const SQLITE_COMPANIONS: &[&str] = &["-wal", "-shm", "-journal"];
+const DUCKDB_COMPANIONS: &[&str] = &[".wal"];
+
+/// What stands between a look at the target and putting a file there is at most this many kept copies of one second.
+const MAX_KEPT_NAMES: u32 = 1000;
+
+/// Where a database is restored to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    path: PathBuf,
+    folder: PathBuf,
+    /// Endings of the names of what the engine keeps beside the database.
+    endings: &'static [&'static str],
+}
+
+fn companions(engine: EngineKind) -> &'static [&'static str] {
+    match engine {
+        EngineKind::Sqlite => SQLITE_COMPANIONS,
+        EngineKind::Duckdb => DUCKDB_COMPANIONS,
+    }
+}
+
+/// Is something there? A link that leads nowhere counts.
+pub fn exists(path: &Path) -> Result<bool, RestoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(RestoreError::io("cannot look at", path)(error)),
+    }
+}
+
+impl Target {
+    /// The target that `path` names; a link is followed, so that what it leads to is replaced and not the link.
+    pub fn new(path: &Path, engine: EngineKind) -> Result<Target, RestoreError> {
+        let refused = |problem: &str| RestoreError::Refused {
+            problem: format!("{} {problem}", path.display()),
+            next_step: "name the file to restore to with -o",
+        };
+        let path_now = if path.is_symlink() {
+            fs::canonicalize(path).map_err(|_| refused("is a link that leads nowhere"))?
+        } else {
+            path.to_owned()
+        };
+        if path_now.is_dir() {
+            return Err(refused("is a directory"));
+        }
+        let absolute = std::path::absolute(&path_now).map_err(RestoreError::io("cannot use", path))?;
+        let (Some(folder), Some(_)) = (absolute.parent(), absolute.file_name()) else {
+            return Err(refused("is not the name of a file"));
+        };
+        if !folder.is_dir() {
+            return Err(RestoreError::Refused {
+                problem: format!("the directory {} does not exist", folder.display()),
+                next_step: "create it first",
+            });
+        }
+        let folder = folder.to_owned();
+        Ok(Target { path: absolute, folder, endings: companions(engine) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a target that must not be touched.
+    pub fn check(&self, overwrite: bool) -> Result<(), RestoreError> {
+        for ending in std::iter::once("").chain(self.endings.iter().copied()) {
+            let path = &with_ending(&self.path, ending);
+            if !exists(path)? {
+                continue;
+            }
+            if !overwrite {
+                let what =
+                    if ending.is_empty() { "" } else { ", left beside it, would be applied to the restored file" };
+                return Err(RestoreError::Refused {
+                    problem: format!("{} exists{what}", path.display()),
+                    next_step: "restore to another path, or replace it with --overwrite (the old files are kept)",
+                });
+            }
+            if let Some(pid) = locked_by(path)? {
+                return Err(RestoreError::Refused {
+                    problem: format!("{} is in use by process {pid}", path.display()),
+                    next_step: "stop it first",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a file that the disk has no room for.
+    pub fn check_space(&self, needed_bytes: u64) -> Result<(), RestoreError> {
+        let free_bytes = self.free_bytes()?;
+        if free_bytes >= needed_bytes {
+            return Ok(());
+        }
+        Err(RestoreError::NoSpace { folder: self.folder.clone(), needed_bytes, free_bytes })
+    }
+
+    pub fn free_bytes(&self) -> Result<u64, RestoreError> {
+        let stat =
+            statvfs(&self.folder).map_err(|errno| RestoreError::io("cannot look at", &self.folder)(errno.into()))?;
+        // Their types differ between systems.
+        #[allow(clippy::useless_conversion)]
+        let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+        Ok(blocks.saturating_mul(size))
+    }
+
+    pub fn no_space(&self, needed_bytes: u64) -> RestoreError {
+        let free_bytes = self.free_bytes().unwrap_or(0);
+        RestoreError::NoSpace { folder: self.folder.clone(), needed_bytes, free_bytes }
+    }
+
+    /// Names beside the target that nobody else uses.
+    pub fn unfinished(&self, engine: EngineKind, random: u32) -> Unfinished {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let main = self.folder.join(format!(".{name}.restore-{}-{random:08x}", std::process::id()));
+        let wal = with_ending(&main, ".wal");
+        Unfinished::new(main, wal, companions(engine))
+    }
+
+    /// Puts finished and durable files at the target. What was there before is kept, and its new name is returned; after an
+    /// error, it is back where it was.
+    pub fn install(
+        &self,
+        from: &Unfinished,
+        has_wal: bool,
+        overwrite: bool,
+        now: TimeMs,
+    ) -> Result<Option<PathBuf>, RestoreError> {
+        self.check(overwrite)?;
+        let mut moved = Moved::default();
+        let kept = self.keep_old(&mut moved, now)?;
+        if has_wal {
+            // The database's own log first: a database without it would be an older one.
+            moved.place(&from.wal, &with_ending(&self.path, ".wal"))?;
+        }
+        moved.place(&from.main, &self.path)?;
+        sync_folder(&self.folder)?;
+        moved.done();
+        Ok(kept)
+    }
+
+    /// Moves what is there out of the way, the database first: until the new one is in place, there is none.
+    fn keep_old(&self, moved: &mut Moved, now: TimeMs) -> Result<Option<PathBuf>, RestoreError> {
+        let mut old = Vec::new();
+        for ending in std::iter::once("").chain(self.endings.iter().copied()) {
+            if exists(&with_ending(&self.path, ending))? {
+                old.push(ending);
+            }
+        }
+        if old.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.kept_name(now)?;
+        for ending in old {
+            moved.rename(&with_ending(&self.path, ending), &with_ending(&kept, ending))?;
+        }
+        Ok(Some(kept))
+    }
+
+    fn kept_name(&self, now: TimeMs) -> Result<PathBuf, RestoreError> {
+        let stamp: String =
+            format_time(TimeMs(now.0 / 1000 * 1000)).chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        let base = with_ending(&self.path, &format!(".before-restore-{}", stamp.replace("000Z", "Z")));
+        for number in 1..MAX_KEPT_NAMES {
+            let name = if number == 1 { base.clone() } else { with_ending(&base, &format!("-{number}")) };
+            let mut taken = exists(&name)?;
+            for ending in self.endings {
+                taken |= exists(&with_ending(&name, ending))?;
+            }
+            if !taken {
+                return Ok(name);
+            }
+        }
+        Err(RestoreError::Refused {
+            problem: format!("too many files are kept as {}", base.display()),
+            next_step: "remove those that are not needed any more",
+        })
+    }
+
+    /// Gives a new file the permissions and, where allowed, the owner of the file that it is about to replace.
+    pub fn copy_permissions(&self, to: &File) -> io::Result<()> {
+        let old = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            old => old?,
+        };
+        to.set_permissions(fs::Permissions::from_mode(old.mode() & 0o7777))?;
+        let new = to.metadata()?;
+        if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+            return Ok(());
+        }
+        match fchown(to, Some(old.uid()), Some(old.gid())) {
+            // Only the superuser can give files away.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(path = %self.path.display(), "the restored file has another owner than the old one");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+/// Steps that are taken back, the last one first, unless they are declared done.
+#[derive(Debug, Default)]
+struct Moved(Vec<Step>);
+
+#[derive(Debug)]
+enum Step {
+    Renamed { from: PathBuf, to: PathBuf },
+    Named(PathBuf),
+}
+
+impl Moved {
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
+        fs::rename(from, to).map_err(RestoreError::io("cannot move", from))?;
+        self.0.push(Step::Renamed { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    /// Gives a finished file its name, unless something has it meanwhile.
+    fn place(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
+        match fs::hard_link(from, to) {
+            Ok(()) => {
+                // The name under which it was written goes when the unfinished files are dropped.
+                self.0.push(Step::Named(to.to_owned()));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RestoreError::Refused {
+                problem: format!("{} was created by somebody else meanwhile", to.display()),
+                next_step: "look at what it is",
+            }),
+            // A file system without links.
+            Err(_) => self.rename(from, to),
+        }
+    }
+
+    fn done(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        for step in self.0.iter().rev() {
+            let (path, result) = match step {
+                Step::Renamed { from, to } => (from, fs::rename(to, from)),
+                Step::Named(path) => (path, fs::remove_file(path)),
+            };
+            if let Err(error) = result {
+                tracing::error!(path = %path.display(), %error, "what was there could not be put back");
+            }
+        }
+    }
+}
+
+/// Makes names in a directory survive a power cut.
+pub fn sync_folder(folder: &Path) -> Result<(), RestoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(RestoreError::io("cannot sync", folder))
+}
+
+/// Another process that holds a POSIX lock on the file, as both engines do: SQLite while a connection reads or writes, and in
+/// WAL mode as long as it is open; DuckDB as long as it is open. An idle SQLite connection in another journal mode holds
+/// none and cannot be seen.
+///
+/// Opening and closing a database drops this process's own locks on it: a process that has it open does not restore over it.
+fn locked_by(path: &Path) -> Result<Option<i32>, RestoreError> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(RestoreError::io("cannot open", path))?,
+    };
+    let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
+    // From the start of the file to its end, however long it is.
+    let mut lock = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    fcntl(&file, FcntlArg::F_GETLK(&mut lock))
+        .map_err(|errno| RestoreError::io("cannot look at", path)(errno.into()))?;
+    Ok((lock.l_type != libc::F_UNLCK as libc::c_short).then_some(lock.l_pid))
+}
