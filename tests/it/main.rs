@@ -3,3 +3,4 @@
 mod s3_server;
 mod sqlite_source;
 mod store_contract;
+mod tidy;

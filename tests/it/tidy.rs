@@ -155,7 +155,9 @@ fn imports_point_down() {
         }
     }
     // Modules that need nothing any more are taken away until nothing is left; what stays is a circle.
-    while let Some(free) = needs.iter().find(|(_, of)| of.iter().all(|m| !needs.contains_key(m))).map(|(m, _)| m.clone()) {
+    while let Some(free) =
+        needs.iter().find(|(_, of)| of.iter().all(|m| !needs.contains_key(m))).map(|(m, _)| m.clone())
+    {
         needs.remove(&free);
     }
     assert!(needs.is_empty(), "these modules need each other: {needs:?}");
@@ -165,11 +167,11 @@ fn imports_point_down() {
 #[test]
 fn the_map_is_in_layer_order() {
     let map = fs::read_to_string(root().join("src/lib.rs")).expect("a map");
-    let listed: Vec<&str> =
-        map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let listed: Vec<&str> = map.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let layers: Vec<usize> = listed.iter().map(|m| layer(m).unwrap_or_else(|| panic!("{m} has no layer"))).collect();
     assert!(layers.is_sorted(), "{listed:?}");
-    let other: Vec<&str> = map.lines().filter(|l| !l.is_empty() && !l.starts_with("//") && !l.starts_with("pub mod ")).collect();
+    let other: Vec<&str> =
+        map.lines().filter(|l| !l.is_empty() && !l.starts_with("//") && !l.starts_with("pub mod ")).collect();
     assert!(other.is_empty(), "lib.rs is the map and holds no code: {other:?}");
 }
 
@@ -203,7 +205,8 @@ fn files_and_functions_are_short() {
             // rustfmt puts the end of a function at the indentation of its beginning.
             let indent = &line[..line.len() - line.trim_start().len()];
             let rest = lines[start..].iter();
-            let length = rest.take_while(|l| !(l.starts_with(indent) && matches!(&l[indent.len()..], "}" | "};"))).count() + 1;
+            let length =
+                rest.take_while(|l| !(l.starts_with(indent) && matches!(&l[indent.len()..], "}" | "};"))).count() + 1;
             let one_line = line.ends_with('}') || line.ends_with(';');
             let name = line.trim();
             assert!(one_line || length <= MAX_FUNCTION_LINES, "{}:{}: {length} lines: {name}", source.path, start + 1);
