@@ -25,6 +25,7 @@ mod reading;
 mod source;
 mod wal;
 mod wal_index;
+pub mod workload;
 
 /// The SQLite engine.
 #[derive(Debug, Clone, Copy, Default)]

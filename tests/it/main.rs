@@ -6,3 +6,4 @@ mod sqlite_source;
 mod store_contract;
 mod store_real_server;
 mod store_s3;
+mod tidy;
