@@ -1,5 +1,5 @@
-
 //! Everything that is tested through the seams, in one binary.
+
 mod restore;
 mod s3_server;
 mod sqlite_source;
