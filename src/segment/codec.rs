@@ -1,5 +1,6 @@
 //! Compression of one frame's payload.
 
+use std::cell::RefCell;
 use std::io;
 
 use super::SegmentError;
@@ -16,7 +17,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// For segments as shipped: sparse page deltas, on the capturing thread.
+    /// For segments as shipped: sparse page deltas, on the capturing thread. Figures: docs/benchmarks.md, "Codec".
     pub const fn for_deltas() -> Codec {
         Codec::Zstd { level: 1 }
     }
@@ -112,22 +113,32 @@ impl Packer {
 #[derive(Debug)]
 pub(super) struct BadPayload;
 
+thread_local! {
+    /// The memory of zstd's decoder, which is larger than many blocks: made once in each thread that reads.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Decompresses `stored` into `raw`, whose content is replaced. `raw_len` was checked against the bound of its frame.
 pub(super) fn unpack(codec: StoredCodec, stored: &[u8], raw_len: u32, raw: &mut Vec<u8>) -> Result<(), BadPayload> {
     raw.clear();
-    let length = match codec {
-        StoredCodec::Stored => {
-            raw.extend_from_slice(stored);
-            stored.len()
-        }
+    match codec {
+        StoredCodec::Stored => raw.extend_from_slice(stored),
         StoredCodec::Lz4 => {
             raw.resize(raw_len as usize, 0);
-            lz4_flex::block::decompress_into(stored, raw).map_err(|_| BadPayload)?
+            let length = lz4_flex::block::decompress_into(stored, raw).map_err(|_| BadPayload)?;
+            raw.truncate(length);
         }
         StoredCodec::Zstd => {
-            raw.resize(raw_len as usize, 0);
-            zstd::bulk::decompress_to_buffer(stored, raw.as_mut_slice()).map_err(|_| BadPayload)?
+            raw.reserve_exact(raw_len as usize);
+            DECOMPRESSOR.with_borrow_mut(|decompressor| {
+                let decompressor = match decompressor {
+                    Some(decompressor) => decompressor,
+                    None => decompressor.insert(zstd::bulk::Decompressor::new().map_err(|_| BadPayload)?),
+                };
+                // Writes no further than the capacity of `raw`.
+                decompressor.decompress_to_buffer(stored, raw).map_err(|_| BadPayload)
+            })?;
         }
-    };
-    if length == raw_len as usize { Ok(()) } else { Err(BadPayload) }
+    }
+    if raw.len() == raw_len as usize { Ok(()) } else { Err(BadPayload) }
 }

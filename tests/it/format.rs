@@ -100,18 +100,31 @@ fn sqlite(codec: Codec) -> Vec<u8> {
 fn duckdb() -> Vec<u8> {
     let grid = PageGrid::new(12288, 16384).expect("a grid");
     let mut writer = writer(header(EngineKind::Duckdb, 1, grid, 255), Codec::Lz4);
-    write(&mut writer, &[], &[(FileId::Wal, 0, b"WAL of one"), (FileId::Wal, 10, b" commit")],
-          &commit(255, 12288, 17, CommitKind::Captured, grid));
+    write(
+        &mut writer,
+        &[],
+        &[(FileId::Wal, 0, b"WAL of one"), (FileId::Wal, 10, b" commit")],
+        &commit(255, 12288, 17, CommitKind::Captured, grid),
+    );
     let block: Vec<u8> = (0..300_000u32).map(|at| (at / 500) as u8).collect();
-    write(&mut writer, &[1, 19, 0], &[(FileId::Main, 12288, &block), (FileId::Main, 4096, &[9; 100])],
-          &commit(256, 400_000, 0, CommitKind::Captured, grid));
+    write(
+        &mut writer,
+        &[1, 19, 0],
+        &[(FileId::Main, 12288, &block), (FileId::Main, 4096, &[9; 100])],
+        &commit(256, 400_000, 0, CommitKind::Captured, grid),
+    );
     finish(writer)
 }
 
 fn merged() -> Vec<u8> {
     let grid = PageGrid::new(0, 65536).expect("a grid");
     let mut writer = writer(header(EngineKind::Sqlite, 2, grid, 100), Codec::Lz4);
-    write(&mut writer, &[3], &[(FileId::Main, 3 << 16, &[5; 1000])], &commit(4000, 1 << 20, 0, CommitKind::Captured, grid));
+    write(
+        &mut writer,
+        &[3],
+        &[(FileId::Main, 3 << 16, &[5; 1000])],
+        &commit(4000, 1 << 20, 0, CommitKind::Captured, grid),
+    );
     finish(writer)
 }
 
