@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,21 +19,21 @@ use crate::store::{Body, Key, Outcome, PutMode, StoreError, check_range};
 const COPY_BYTES: usize = 256 * 1024;
 /// An unfinished file that nobody has written to for so long belongs to a process that is gone.
 const STALE: Duration = Duration::from_secs(24 * 3600);
-/// Directories remembered as swept; beyond it they are forgotten and swept once more.
-const SWEPT_MAX: usize = 1024;
+/// Folders remembered; beyond it all are forgotten, which costs a few system calls once more.
+const KNOWN_MAX: usize = 1024;
 /// A directory that another process removes as empty while we are about to write into it is created again, so often.
 const VANISHED_MAX: u32 = 8;
 
 #[derive(Debug)]
 pub(super) struct Disk {
     root: PathBuf,
-    /// Directories in which this process has removed stale unfinished files.
-    swept: Mutex<HashSet<PathBuf>>,
+    /// Folders that this process has written to: their names are durable, and stale unfinished files in them are gone.
+    known: Mutex<HashSet<PathBuf>>,
 }
 
 impl Disk {
     pub(super) fn new(root: PathBuf) -> Disk {
-        Disk { root, swept: Mutex::default() }
+        Disk { root, known: Mutex::default() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -82,6 +82,11 @@ impl Disk {
 
     fn try_put(&self, target: &Path, folder: &Path, body: &Body, mode: PutMode) -> Result<(), Failed> {
         create_folder(folder).map_err(Failed::doing("creating the directory"))?;
+        let known = self.known().contains(folder);
+        if !known {
+            // Whoever created it may have died before its name, or those above it, were durable.
+            self.sync_above(folder).map_err(Failed::doing("syncing the directories above"))?;
+        }
         let temporary = Temporary::create(folder).map_err(Failed::doing("creating a temporary file"))?;
         write_body(&temporary.file, body)?;
         temporary.file.sync_all().map_err(Failed::doing("syncing the file"))?;
@@ -89,9 +94,19 @@ impl Disk {
             PutMode::Create => link_new(&temporary.path, target).map_err(Failed::doing("naming the file"))?,
             PutMode::Replace => fs::rename(&temporary.path, target).map_err(Failed::doing("naming the file"))?,
         }
-        self.sweep(folder, &temporary.file);
+        if !known {
+            sweep(folder, &temporary.file);
+        }
         drop(temporary);
-        sync_directory(folder).map_err(Failed::doing("syncing the directory"))
+        sync_directory(folder).map_err(Failed::doing("syncing the directory"))?;
+        if !known {
+            let mut known = self.known();
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(folder.to_owned());
+        }
+        Ok(())
     }
 
     pub(super) fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
@@ -157,29 +172,37 @@ impl Disk {
         Ok(path)
     }
 
-    /// Removes what dead processes left unfinished in `folder`, once per process and folder. Ages are told by the file
-    /// system's own clock: that of a file just written.
-    fn sweep(&self, folder: &Path, now: &File) {
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            if swept.len() >= SWEPT_MAX {
-                swept.clear();
-            }
-            if !swept.insert(folder.to_owned()) {
-                return;
+    fn known(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs the directories that hold the names from `folder` up to the root's own.
+    fn sync_above(&self, folder: &Path) -> io::Result<()> {
+        for path in folder.ancestors().take_while(|path| path.starts_with(&self.root)) {
+            match path.parent() {
+                Some(above) if above != Path::new("") => match sync_directory(above) {
+                    // What holds the root may be closed to us, and then is not ours to vouch for.
+                    Err(e) if path == self.root && e.kind() == io::ErrorKind::PermissionDenied => {}
+                    synced => synced?,
+                },
+                _ => {}
             }
         }
-        let (Ok(now), Ok(entries)) = (now.metadata().and_then(|m| m.modified()), fs::read_dir(folder)) else { return };
-        for entry in entries.flatten() {
-            let unfinished = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
-            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|then| now.duration_since(then).ok());
-            if unfinished && age.is_some_and(|age| age > STALE) {
-                match fs::remove_file(entry.path()) {
-                    Ok(()) => tracing::info!(file = %entry.path().display(), "removed a stale unfinished file"),
-                    Err(e) => {
-                        tracing::warn!(file = %entry.path().display(), error = %e, "a stale unfinished file stays")
-                    }
-                }
+        Ok(())
+    }
+}
+
+/// Removes what dead processes left unfinished in `folder`. Ages are told by the file system's own clock: that of a file
+/// just written.
+fn sweep(folder: &Path, now: &File) {
+    let (Ok(now), Ok(entries)) = (now.metadata().and_then(|m| m.modified()), fs::read_dir(folder)) else { return };
+    for entry in entries.flatten() {
+        let unfinished = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|then| now.duration_since(then).ok());
+        if unfinished && age.is_some_and(|age| age > STALE) {
+            match fs::remove_file(entry.path()) {
+                Ok(()) => tracing::info!(file = %entry.path().display(), "removed a stale unfinished file"),
+                Err(e) => tracing::warn!(file = %entry.path().display(), error = %e, "a stale unfinished file stays"),
             }
         }
     }
