@@ -154,8 +154,8 @@ impl Batch {
     /// Does the wal-index name the same page for every frame, and is it still the same life of the WAL?
     fn known_to_index(&self, connection: &Connection, published: &IndexHeader) -> Result<bool, EngineError> {
         let pages = connection.frame_pages(self.first, published.last_frame)?;
-        let now = connection.index_header()?;
-        Ok(pages.as_ref() == Some(&self.frame_pages) && now.is_some_and(|now| now.salts == self.salts))
+        let now = connection.index_header_waiting()?;
+        Ok(pages.as_ref() == Some(&self.frame_pages) && now.salts == self.salts)
     }
 
     /// The first frame of commit number `index` in this batch.

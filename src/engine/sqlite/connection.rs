@@ -7,6 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::Duration;
 
 use rusqlite::{OpenFlags, ffi};
 
@@ -16,6 +17,10 @@ use crate::engine::EngineError;
 
 /// How often a torn wal-index header is read again at once; a writer publishes it within nanoseconds.
 const TORN_READS: usize = 200;
+
+/// How often, and how far apart, it is read again where there is no later: 100 ms in all.
+const TORN_WAITS: u32 = 200;
+const TORN_WAIT: Duration = Duration::from_micros(500);
 
 /// An open connection. Holds at most one read transaction.
 pub(super) struct Connection {
@@ -210,6 +215,17 @@ impl Connection {
             }
         }
         Ok(None)
+    }
+
+    /// Like `index_header`, but waits for a writer that was interrupted while it published.
+    pub(super) fn index_header_waiting(&self) -> Result<IndexHeader, EngineError> {
+        for _ in 0..TORN_WAITS {
+            if let Some(header) = self.index_header()? {
+                return Ok(header);
+            }
+            std::thread::sleep(TORN_WAIT);
+        }
+        Err(EngineError::Busy("the wal-index is being rewritten".into()))
     }
 
     /// The page numbers of the frames `first..=last` as the wal-index has them; `None` if it does not reach that far.

@@ -78,8 +78,8 @@ fn one_restart(
     if !frame_is_intact(connection, position)? || !ended_at(connection, header.order, position)? {
         return away;
     }
-    let now = connection.index_header()?;
-    Ok(if now.is_some_and(|now| now.salts == published.salts) { Proven } else { Repair(RepairReason::Away) })
+    let now = connection.index_header_waiting()?;
+    Ok(if now.salts == published.salts { Proven } else { Repair(RepairReason::Away) })
 }
 
 fn frame_is_intact(connection: &Connection, position: &Position) -> Result<bool, EngineError> {

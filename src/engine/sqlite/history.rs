@@ -32,9 +32,9 @@ pub(super) enum Output<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Captured {
     pub commits: u64,
-    /// The published state that everything is captured up to; `None` if there is more, or it could not be read.
-    pub level_with: Option<IndexHeader>,
-    /// There is more to capture at once.
+    /// Everything published is captured.
+    pub level: bool,
+    /// There is more to capture at once. Neither: the wal-index could not be read just now.
     pub more: bool,
 }
 
@@ -126,10 +126,10 @@ impl History {
         for reads in 0..=READS_BEFORE_TRUST {
             if self.pending.is_none() {
                 let Some(published) = connection.index_header()? else {
-                    return Ok(Captured { commits, level_with: None, more: false });
+                    return Ok(Captured { commits, level: false, more: false });
                 };
                 if self.is_level(&published)? {
-                    return Ok(Captured { commits, level_with: Some(published), more: false });
+                    return Ok(Captured { commits, level: true, more: false });
                 }
                 if !self.read_ahead(connection, &published, reads == READS_BEFORE_TRUST)? {
                     std::thread::sleep(READ_AGAIN_AFTER);
@@ -138,14 +138,13 @@ impl History {
             }
             commits += self.hand_out(connection, output, commits_max - commits.min(commits_max))?;
             if self.pending.is_some() || commits >= commits_max {
-                return Ok(Captured { commits, level_with: None, more: true });
+                return Ok(Captured { commits, level: false, more: true });
             }
-            let published = connection.index_header()?;
-            let level = match &published {
-                Some(published) => self.is_level(published)?,
+            let level = match connection.index_header()? {
+                Some(published) => self.is_level(&published)?,
                 None => false,
             };
-            return Ok(Captured { commits, level_with: published.filter(|_| level), more: !level });
+            return Ok(Captured { commits, level, more: !level });
         }
         Err(gap(RepairReason::LogDiscarded, "published frames of the WAL cannot be read"))
     }
@@ -230,6 +229,7 @@ impl History {
         if batch.salts != self.position.salts {
             // The life before is folded into the file whole, or it could not have ended.
             self.frames.clear();
+            self.chain_was_broken = false;
         }
         if batch.frames(index).any(|(_, page)| page == 0) {
             return Err(EngineError::Damaged("a frame of the WAL belongs to page 0".into()));
@@ -306,7 +306,7 @@ impl History {
 
     /// A batch that was read a second time is proven only if the WAL is still in the same life.
     fn still_readable(&self, connection: &Connection, batch: &Batch) -> Result<(), EngineError> {
-        if batch.is_kept() || connection.index_header()?.is_some_and(|now| now.salts == batch.salts) {
+        if batch.is_kept() || connection.index_header_waiting()?.salts == batch.salts {
             return Ok(());
         }
         Err(frame_vanished())

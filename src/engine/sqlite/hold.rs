@@ -45,8 +45,7 @@ impl Hold {
         // A connection that never read the WAL would take a checkpoint for an empty one.
         spare.begin()?;
         spare.end();
-        let published =
-            holder.index_header()?.ok_or_else(|| EngineError::Busy("the wal-index is being rewritten".into()))?;
+        let published = holder.index_header_waiting()?;
         let mark = Mark { salts: published.salts, frame: 0, may_be_zero: true };
         let fenced = published.salts;
         Ok((Hold { holder, spare, mark, spare_mark: None, fenced, fencing_since: None }, published))

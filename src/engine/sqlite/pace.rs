@@ -13,6 +13,8 @@ const SOFT_FRAMES: u32 = 300;
 const HARD_FRAMES: u32 = 700;
 /// Frames between two attempts of the latter in one life of the WAL.
 const HARD_AGAIN_FRAMES: u32 = 350;
+/// Pause after the write lock was not to be had: its holder may keep it long.
+const HARD_REFUSED: Duration = Duration::from_millis(50);
 /// The hold moves at most this often while commits keep coming, or at once when this many frames wait.
 const ROLL_INTERVAL: Duration = Duration::from_millis(10);
 const ROLL_FRAMES: u32 = 128;
@@ -35,6 +37,9 @@ const LADDER: [Duration; 11] = [
     Duration::from_millis(200),
     Duration::from_millis(500),
 ];
+/// Where the ladder begins when a look brought commits: the next commit has an event of its own, unless it was being
+/// written at that very moment.
+const RUNG_AFTER_NEWS: usize = 2;
 /// A file modified this shortly before it was looked at may be modified again without its time changing.
 const TIME_GRAIN: Duration = Duration::from_millis(20);
 
@@ -63,6 +68,7 @@ pub(super) struct Pace {
     released_frame: u32,
     soft_at: u32,
     hard_at: u32,
+    hard_refused: Option<Instant>,
 }
 
 impl Pace {
@@ -75,22 +81,35 @@ impl Pace {
             released_frame: 0,
             soft_at: SOFT_FRAMES,
             hard_at: HARD_FRAMES,
+            hard_refused: None,
         }
     }
 
-    /// The next step, with everything up to `published` captured. `heal` demands a checkpoint of the whole WAL.
+    /// The next step. `heal` demands a checkpoint of the whole WAL.
     pub(super) fn next(&mut self, published: &IndexHeader, mark: Mark, heal: bool, now: Instant) -> Step {
         if self.salts != published.salts {
             *self = Pace { salts: published.salts, rolled: self.rolled, released: self.released, ..Pace::new() };
         }
+        let uncopied = published.last_frame.saturating_sub(published.backfilled);
+        let hard = uncopied > 0 && (published.last_frame >= self.hard_at || heal);
+        let hard_wait = left(self.hard_refused, HARD_REFUSED, now);
+        match (hard, hard_wait) {
+            (false, _) => self.next_but_hard(published, mark, now),
+            (true, Duration::ZERO) => Step::Hard,
+            (true, hard_wait) => match self.next_but_hard(published, mark, now) {
+                Step::Rest => Step::Wait(hard_wait),
+                Step::Wait(wait) => Step::Wait(wait.min(hard_wait)),
+                step => step,
+            },
+        }
+    }
+
+    fn next_but_hard(&mut self, published: &IndexHeader, mark: Mark, now: Instant) -> Step {
         let last = published.last_frame;
         if last == 0 {
             return Step::Rest;
         }
         let uncopied = last.saturating_sub(published.backfilled);
-        if uncopied > 0 && (last >= self.hard_at || heal) {
-            return Step::Hard;
-        }
         if uncopied >= SOFT_FRAMES && last >= self.soft_at {
             return Step::Soft;
         }
@@ -131,6 +150,11 @@ impl Pace {
         self.soft_at = last_frame.saturating_add(SOFT_FRAMES);
     }
 
+    /// Others held the write lock, or wrote too fast.
+    pub(super) fn hard_refused(&mut self, now: Instant) {
+        self.hard_refused = Some(now);
+    }
+
     pub(super) fn hard_done(&mut self, last_frame: u32) {
         self.hard_at = last_frame.max(HARD_FRAMES).saturating_add(HARD_AGAIN_FRAMES);
     }
@@ -166,7 +190,9 @@ impl<T: PartialEq> Ladder<T> {
         let age = modified.and_then(|modified| now.duration_since(modified).ok());
         let changed = self.seen.as_ref() != Some(&seen) || self.young;
         self.young = age.is_some_and(|age| age < TIME_GRAIN);
-        if changed || news {
+        if news {
+            self.rung = RUNG_AFTER_NEWS;
+        } else if changed {
             self.rung = 0;
         }
         self.seen = Some(seen);

@@ -75,6 +75,10 @@ fn checkpoints_come_at_their_thresholds_and_back_off() {
     assert_eq!(pace.next(&published(710, 600), mark(710, false), false, now), Step::Rest);
     assert_eq!(pace.next(&published(1050, 1000), mark(1050, false), false, now), Step::Hard);
     assert_eq!(pace.next(&published(5, 0), mark(5, false), true, now), Step::Hard);
+    pace.hard_refused(now);
+    assert_eq!(pace.next(&published(5, 0), mark(5, false), true, now), Step::Wait(HARD_REFUSED));
+    assert_eq!(pace.next(&published(6, 0), mark(5, false), true, now), Step::Roll);
+    assert_eq!(pace.next(&published(5, 0), mark(5, false), true, now + HARD_REFUSED), Step::Hard);
 }
 
 /// The ladder starts over with every write and comes to its end without one.
@@ -91,4 +95,5 @@ fn the_ladder_ends_when_nothing_is_written() {
     }
     assert_eq!(ladder.next(1, Some(modified), false, late), None);
     assert_eq!(ladder.next(2, Some(modified), false, late), Some(LADDER[0]));
+    assert_eq!(ladder.next(3, Some(modified), true, late), Some(LADDER[RUNG_AFTER_NEWS]));
 }

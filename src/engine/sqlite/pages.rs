@@ -92,9 +92,7 @@ impl History {
     pub(super) fn hash_unproven(&mut self, connection: &Connection, page: u64) -> Result<u64, EngineError> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let found = self.read_frame(connection, page, &mut scratch.frame)?;
-        let Some(now) = connection.index_header()? else {
-            return Err(EngineError::Busy("the wal-index is being rewritten".into()));
-        };
+        let now = connection.index_header_waiting()?;
         let hash = if now.salts != self.position.salts {
             // The life of the WAL that the position is in has ended, so the file has everything of it.
             scratch.new.resize(self.position.page_size as usize, 0);

@@ -48,7 +48,7 @@ impl Reading {
         Reading { purpose, next: 0, buffer: Vec::new() }
     }
 
-    /// Reads on. Everything published must be captured.
+    /// Reads on, as of the position.
     pub(super) fn slice(&mut self, connection: &Connection, history: &mut History) -> Result<Slice, EngineError> {
         let page_bytes = u64::from(history.position.page_size);
         let limit = self.next + SLICE_BYTES / page_bytes;

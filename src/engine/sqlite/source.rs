@@ -22,6 +22,8 @@ const COMMITS_PER_POLL: u64 = 1024;
 const STEPS_PER_POLL: u32 = 4;
 /// Frames that may be left to capture when the write lock is taken.
 const FRAMES_UNDER_WRITE_LOCK: u32 = 64;
+/// How long a look at the names of the files is good for while commits keep coming.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// When a lock was busy or a header torn.
 const BUSY_AGAIN: Duration = Duration::from_millis(1);
 
@@ -29,6 +31,8 @@ pub(super) struct SqliteSource {
     pub(super) hold: Hold,
     pub(super) history: History,
     files: Files,
+    /// When the files were last looked at, and what was seen.
+    looked: Option<(Instant, Touched)>,
     /// The first full read, while it goes on.
     reading: Option<Reading>,
     /// Commits were handed out that are not known to be durable.
@@ -50,6 +54,7 @@ impl SqliteSource {
             hold,
             history,
             files,
+            looked: None,
             reading,
             unpersisted,
             pace: Pace::new(),
@@ -62,18 +67,14 @@ impl SqliteSource {
     fn poll_once(&mut self, sink: &mut dyn TransactionSink) -> Result<Poll, EngineError> {
         let captured = self.capture(sink, COMMITS_PER_POLL)?;
         let mut commits = captured.commits;
-        let touched = self.files.look()?;
-        let mut first_read = None;
-        if captured.level_with.is_some() {
-            first_read = self.read_slice(sink, &mut commits)?;
-        }
-        let mut again_in = match (captured.more || first_read.is_some(), captured.level_with) {
-            (true, _) => Some(Duration::ZERO),
-            (false, None) => Some(BUSY_AGAIN),
-            (false, Some(_)) => None,
-        };
-        if captured.level_with.is_some() {
+        let touched = self.look(commits > 0)?;
+        let first_read = self.read_slice(sink, &mut commits)?;
+        let more = captured.more || first_read.is_some();
+        let mut again_in = more.then_some(Duration::ZERO);
+        if captured.level || captured.more {
             again_in = earlier(again_in, self.keep_pace(sink, &mut commits)?);
+        } else {
+            again_in = earlier(again_in, Some(BUSY_AGAIN));
         }
         if let Some(published) = self.hold.reader().index_header()? {
             let (modified, news) = (touched.latest(), commits > 0);
@@ -83,12 +84,26 @@ impl SqliteSource {
         Ok(Poll { commits, again_in, first_read, wal_bytes: self.hold.reader().wal_length()? })
     }
 
+    /// Proves that the files are still ours. Not again at once while commits keep coming.
+    fn look(&mut self, news: bool) -> Result<Touched, EngineError> {
+        if let Some((at, touched)) = self.looked
+            && news
+            && at.elapsed() < LOOK_INTERVAL
+        {
+            return Ok(touched);
+        }
+        let touched = self.files.look()?;
+        self.looked = Some((Instant::now(), touched));
+        Ok(touched)
+    }
+
     /// Captures through the hold's open transaction.
     fn capture(&mut self, sink: &mut dyn TransactionSink, commits_max: u64) -> Result<Captured, EngineError> {
         let mut output = if self.reading.is_some() { Output::PageMap } else { Output::Sink(sink) };
-        let captured = self.history.capture(self.hold.reader(), &mut output, commits_max)?;
-        self.unpersisted |= captured.commits > 0;
-        Ok(captured)
+        let outcome = self.history.capture(self.hold.reader(), &mut output, commits_max);
+        // Of a capture that failed half-way, some commits may have been handed out.
+        self.unpersisted |= outcome.as_ref().map_or(true, |captured| captured.commits > 0);
+        outcome
     }
 
     /// Captures everything that is published now. `false` when the wal-index could not be read.
@@ -99,7 +114,7 @@ impl SqliteSource {
             *commits += captured.commits;
             let position = &self.history.position;
             let reached = position.salts != target.salts || position.frame >= target.last_frame;
-            if captured.level_with.is_some() || (captured.more && reached) {
+            if captured.level || (captured.more && reached) {
                 return Ok(true);
             }
             if !captured.more {
@@ -209,16 +224,25 @@ impl SqliteSource {
         }
         self.persist(sink)?;
         let behind = match self.hold.reader().index_header()? {
-            Some(now) if now.salts == self.history.position.salts => now.last_frame - self.history.position.frame,
+            Some(now) if now.salts == self.history.position.salts => {
+                now.last_frame.saturating_sub(self.history.position.frame)
+            }
             _ => return Ok(false),
         };
         if behind >= FRAMES_UNDER_WRITE_LOCK || !self.hold.lock_writers()? {
-            return Ok(false);
+            self.pace.hard_refused(Instant::now());
+            return Ok(true);
         }
         let outcome = self.hard_locked(sink, commits);
         self.hold.unlock_writers();
         if outcome? {
-            self.history.chain_was_broken = false;
+            let now = self.hold.reader().index_header_waiting()?;
+            if now.salts != published.salts || now.backfilled >= published.last_frame {
+                self.history.chain_was_broken = false;
+            } else {
+                // Readers of others stopped it.
+                self.pace.hard_refused(Instant::now());
+            }
             self.pace.hard_done(published.last_frame);
             self.pace.rolled(Instant::now());
             return Ok(true);

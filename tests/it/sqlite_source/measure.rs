@@ -59,21 +59,47 @@ fn wanted() -> bool {
     std::env::var_os("REPLICATE_MEASURE").is_some()
 }
 
-/// Polls on file events, as the replicator does, until `done`.
-fn capture_while(path: &Path, sink: &mut CountingSink, mut done: impl FnMut() -> bool) -> (Duration, u64) {
+/// What wakes the capture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wake {
+    Events,
+    /// File events, gathered for this long.
+    Gathered(Duration),
+    Timer(Duration),
+}
+
+/// Captures while the application works.
+fn capture_while(
+    path: &Path,
+    sink: &mut CountingSink,
+    app: &mut App,
+    (work, wake): (&str, Wake),
+) -> (String, Duration, u64) {
     let (sender, events) = mpsc::channel();
     let mut watcher = notify::recommended_watcher(move |_| sender.send(()).unwrap_or_default()).expect("a watcher");
-    watcher.watch(path.parent().expect("a directory"), RecursiveMode::NonRecursive).expect("a watch");
+    if !matches!(wake, Wake::Timer(_)) {
+        watcher.watch(path.parent().expect("a directory"), RecursiveMode::NonRecursive).expect("a watch");
+    }
     let mut source = Sqlite.open(path, None).expect("open");
+    while source.poll(sink).expect("captured").first_read.is_some() {}
+    app.send(work);
     let (start, mut polls) = (cpu(), 0);
-    while !done() {
+    let outcome = loop {
+        if let Some(outcome) = app.ready() {
+            break outcome.expect("figures");
+        }
         let poll = source.poll(sink).expect("captured");
         polls += 1;
-        if let Ok(()) = events.recv_timeout(poll.again_in.unwrap_or(Duration::from_millis(100))) {
+        if let Wake::Timer(pause) = wake {
+            std::thread::sleep(pause);
+        } else if let Ok(()) = events.recv_timeout(poll.again_in.unwrap_or(Duration::from_millis(100))) {
+            if let Wake::Gathered(pause) = wake {
+                std::thread::sleep(pause);
+            }
             events.try_iter().for_each(drop);
         }
-    }
-    (cpu() - start, polls)
+    };
+    (outcome, cpu() - start, polls)
 }
 
 /// Prints the writer's commit latency alone and with us, and our CPU per commit.
@@ -87,18 +113,18 @@ fn commit_latency_with_and_without_us() {
         app.sql("PRAGMA synchronous=NORMAL");
         println!("{name}, alone: {}", app.sql(&format!(".measure {pause_us}")));
         println!("{name}, alone: {}", app.sql(&format!(".measure {pause_us}")));
-        app.send(&format!(".measure {pause_us}"));
-        let (mut sink, mut outcome) = (CountingSink::default(), None);
-        let (cpu, polls) = capture_while(&path, &mut sink, || {
-            outcome = app.ready();
-            outcome.is_some()
-        });
-        println!("{name}, with us: {}", outcome.expect("an outcome").expect("figures"));
-        let each = cpu / u32::try_from(sink.commits).expect("few").max(1);
-        println!(
-            "{name}: {} commits, {} bytes, {} persists, {polls} polls, CPU {each:?} per commit",
-            sink.commits, sink.bytes, sink.persists
-        );
+        let work = format!(".measure {pause_us}");
+        let gathered = Wake::Gathered(Duration::from_millis(2));
+        for wake in [Wake::Events, gathered, Wake::Timer(Duration::from_millis(5))] {
+            let mut sink = CountingSink::default();
+            let (outcome, cpu, polls) = capture_while(&path, &mut sink, &mut app, (&work, wake));
+            println!("{name}, with us by {wake:?}: {outcome}");
+            let each = cpu / u32::try_from(sink.commits).expect("few").max(1);
+            println!(
+                "{name}: {} commits, {} bytes, {} persists, {polls} polls, CPU {each:?} per commit",
+                sink.commits, sink.bytes, sink.persists
+            );
+        }
     }
 }
 
