@@ -8,9 +8,11 @@ use crate::error::Error;
 
 pub mod check;
 pub mod completions;
+pub mod list;
 pub mod man;
 pub mod progress;
 pub mod restore;
+pub mod verify;
 
 /// Exit code of a command that did what it was asked to.
 pub const DONE: u8 = 0;

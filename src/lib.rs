@@ -19,6 +19,7 @@ pub mod spool;
 // 3: work
 pub mod replicator;
 pub mod restore;
+pub mod verify;
 pub mod watcher;
 // 4: shell
 pub mod cli;

@@ -12,6 +12,7 @@
 //! | `files.rs` | the files while they are written |
 //! | `prove.rs` | the checksum of the result |
 //! | `target.rs` | the place where it goes |
+//! | `losses.rs` | what cannot be restored, and what can instead |
 //! | `error.rs` | why it did not happen |
 
 mod apply;
@@ -19,6 +20,7 @@ mod error;
 mod execute;
 mod fetch;
 mod files;
+mod losses;
 mod plan;
 mod planner;
 pub mod point;
@@ -26,9 +28,13 @@ mod prove;
 mod reading;
 mod target;
 
+pub use apply::needed_blocks;
 pub use error::{Damage, Fault, NoSuchPoint, RestoreError};
-pub use execute::{DEFAULT_JOBS, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
+pub use error::{DisplayMoment, DisplayWindow};
+pub use execute::{DEFAULT_JOBS, EngineOf, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
+pub use fetch::{PIECE_BYTES, in_background};
+pub use losses::{no_object, outside};
 pub use plan::{RestorePlan, commit_json, kind_word, reason};
-pub use planner::{Planner, Request, outside};
-pub use reading::{Marker, Reading};
+pub use planner::{Planner, Request};
+pub use reading::Reading;
 pub use target::exists;

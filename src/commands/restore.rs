@@ -8,12 +8,11 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::commands::progress::Bar;
-use crate::engine::{Engine, EngineKind};
 use crate::error::{Error, ExitCode};
 use crate::position::TimeMs;
 use crate::restore::point::{self, PointError};
 use crate::restore::{
-    Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
+    EngineOf, Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
 };
 use crate::store::Store;
 
@@ -65,7 +64,7 @@ pub struct Surroundings {
     pub now: TimeMs,
     pub zone: TimeZone,
     pub random: u32,
-    pub engine: fn(EngineKind) -> Option<Arc<dyn Engine>>,
+    pub engine: EngineOf,
 }
 
 /// Restores and prints what was restored. Nothing at the target changes unless it succeeds.

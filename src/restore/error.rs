@@ -98,7 +98,7 @@ impl fmt::Display for Damage {
 }
 
 /// A window as people read it.
-pub(crate) struct DisplayWindow<'a>(pub &'a Window);
+pub struct DisplayWindow<'a>(pub &'a Window);
 
 impl fmt::Display for DisplayWindow<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -107,7 +107,7 @@ impl fmt::Display for DisplayWindow<'_> {
 }
 
 /// A moment as people read it and `--at` takes it.
-pub(crate) struct DisplayMoment<'a>(pub &'a Moment);
+pub struct DisplayMoment<'a>(pub &'a Moment);
 
 impl fmt::Display for DisplayMoment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

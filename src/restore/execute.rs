@@ -42,6 +42,9 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
+/// Finds the engine of a kind, where this build has it.
+pub type EngineOf = fn(EngineKind) -> Option<Arc<dyn Engine>>;
+
 /// How to restore, once it is known what.
 #[derive(Clone)]
 pub struct Execution {
@@ -51,7 +54,7 @@ pub struct Execution {
     /// Requests at a time.
     pub jobs: usize,
     /// The engine that checks the restored file; `None`: no check beyond the checksum.
-    pub engine: Option<fn(EngineKind) -> Option<Arc<dyn Engine>>>,
+    pub engine: Option<EngineOf>,
     pub now: TimeMs,
     /// Sets the names of unfinished files apart.
     pub random: u32,

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Listed, Moment, Window};
+use crate::inventory::{EVERY_COMMIT, Inventory, Listed, Window};
 use crate::layout::{ObjectName, SegmentName, SnapshotName};
-use crate::position::{Commit, CommitKind, Generation, TimeMs, Txid};
-use crate::restore::error::{Damage, DisplayMoment, Fault, NoSuchPoint, RestoreError};
-use crate::restore::plan::{RestorePlan, reason};
+use crate::position::{Commit, Generation, TimeMs, Txid};
+use crate::restore::error::{Damage, DisplayMoment, Fault, RestoreError};
+use crate::restore::losses::{is_held, no_object, no_object_named, no_such_point, note_repair, outside, unusable};
+use crate::restore::plan::RestorePlan;
 use crate::restore::point::{Point, format_time};
 use crate::restore::reading::Reading;
-use crate::segment::{Index, Manifest};
+use crate::segment::Manifest;
 
 /// Objects that turned out to be unusable on the way, after which a restore gives up looking for another way.
 pub const MAX_BROKEN_OBJECTS: usize = 32;
@@ -66,10 +67,9 @@ impl Planner {
             return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
         }
         if marker.is_none() {
-            return Err(RestoreError::Newer(format!(
-                "{} holds generations but no replicate.json: without it, what they are must not be guessed; put it back",
-                self.reading.describe()
-            )));
+            let problem =
+                "replicate.json is missing: without it, what the generations hold must not be guessed; put it back";
+            return Err(no_object_named(problem.to_owned()));
         }
         let mut history = self.choose_generation(request, &generations).await?;
         let target = self.target(&mut history, request.point).await?;
@@ -321,92 +321,4 @@ impl Planner {
     pub async fn inventory(&self, generation: Generation) -> Result<Inventory, RestoreError> {
         self.reading.inventory(generation).await.map_err(no_object)
     }
-}
-
-/// Does any listed object hold this commit?
-fn is_held(inventory: &Inventory, txid: Txid) -> bool {
-    inventory.snapshots.iter().any(|s| s.name.txid == txid)
-        || inventory.segments.iter().any(|s| (s.name.first..=s.name.last).contains(&txid))
-}
-
-/// Says when a time lies where single commits were not captured: the commit before them is exact, and yet not all.
-fn note_repair(index: &Index, target: Txid, time: TimeMs, notes: &mut Vec<String>) {
-    let Some(next) = target.checked_next().and_then(|next| index.commit(next)) else { return };
-    if let CommitKind::Repair(_) = next.commit.kind {
-        notes.push(format!(
-            "between txid:{} and the repair txid:{} of {} single commits were not captured ({}): what was committed there up to {} \
-             cannot be told apart",
-            target.0,
-            next.commit.txid.0,
-            format_time(next.commit.time),
-            reason(next.commit.kind).unwrap_or_default(),
-            format_time(time),
-        ));
-    }
-}
-
-fn unusable(snapshot: &SnapshotName, gap: &Gap) -> String {
-    format!(
-        "the snapshot txid:{} cannot be used: txid:{} to txid:{} are missing after it",
-        snapshot.txid.0, gap.first.0, gap.last.0
-    )
-}
-
-/// What of `oldest..=newest` is in no window.
-pub fn outside(windows: &[Window], oldest: Txid, newest: Txid) -> Vec<(Txid, Txid)> {
-    let mut lost = Vec::new();
-    let mut next = oldest.0;
-    for window in windows {
-        if window.from.txid.0 > next {
-            lost.push((Txid(next), Txid(window.from.txid.0 - 1)));
-        }
-        next = next.max(window.to.txid.0.saturating_add(1));
-    }
-    if next <= newest.0 {
-        lost.push((Txid(next), newest));
-    }
-    lost
-}
-
-/// `windows` may be empty: then those that the names alone tell are used.
-fn no_such_point(inventory: &Inventory, windows: &[Window], problem: &str, point: Point, target: Txid) -> RestoreError {
-    let from_names;
-    let windows = match windows.is_empty() {
-        true => {
-            from_names = inventory.windows(|_| None);
-            &from_names
-        }
-        false => windows,
-    };
-    let before = windows.iter().filter(|w| w.from.txid <= target).map(|w| nearest_before(inventory, w, target)).max();
-    let after = windows.iter().map(|w| w.from).find(|from| from.txid > target);
-    let mut problem = format!("{point} {problem}");
-    if let (Point::At(_), Some(newest), None) = (point, inventory.newest, after) {
-        problem.push_str(&format!(", {}; for that one leave out --at, or say now", DisplayMoment(&newest)));
-    }
-    RestoreError::NoSuchPoint(NoSuchPoint { generation: inventory.generation, problem, before, after })
-}
-
-/// The last moment of `window` at or before `target` whose time is known.
-fn nearest_before(inventory: &Inventory, window: &Window, target: Txid) -> Moment {
-    if window.to.txid <= target {
-        return window.to;
-    }
-    let known = inventory.moments().filter(|m| (window.from.txid..=target).contains(&m.txid)).max();
-    known.unwrap_or(window.from)
-}
-
-/// Where no other object can serve instead.
-fn no_object(fault: Fault) -> RestoreError {
-    match fault {
-        Fault::Store(error) => RestoreError::Store(error),
-        Fault::Newer { .. } => RestoreError::Newer(fault.to_string()),
-        Fault::Io { doing, path, source } => RestoreError::Io { doing, path, source },
-        fault @ (Fault::Object { .. } | Fault::Result(_)) => no_object_named(fault.to_string()),
-    }
-}
-
-fn no_object_named(problem: String) -> RestoreError {
-    let (lost, windows) = (Vec::new(), Vec::new());
-    RestoreError::Damaged(Damage { generation: None, problems: vec![problem], lost, windows })
 }

@@ -1,55 +1,42 @@
-//! Typed reading of a replica: every object is read within the bounds of its listing and compared with its name.
+//! Reading a replica for a restore: every failure is told apart by what it means there, see `Fault`.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
 
+use crate::checksum::PageMap;
 use crate::engine::EngineKind;
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, ObjectName, SegmentName, SnapshotName};
 use crate::position::Generation;
+use crate::replica::{LAYOUT_VERSION, Marker, Replica, ReplicaError};
 use crate::restore::error::Fault;
 use crate::segment::{Index, Manifest, SegmentError, TAIL_READ_BYTES, Tail};
-use crate::store::{Key, Outcome, Store};
-
-/// Version of the layout of a replica that this reader understands.
-pub const READER: u32 = 1;
+use crate::store::{Key, ObjectMeta, Outcome, Store};
 
 /// Bytes of a marker that are read; ours has some two hundred.
 const MAX_MARKER_BYTES: usize = 64 * 1024;
 
-/// What `replicate.json` says. Fields that this version does not know are left alone: `min_reader` decides.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Marker {
-    pub format: u32,
-    pub min_reader: u32,
-    pub engine: String,
-    /// File name of the database.
-    #[serde(default)]
-    pub name: Option<String>,
-}
-
 /// A replica being read.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    store: Arc<dyn Store>,
+    replica: Replica,
 }
 
 impl Reading {
     pub fn new(store: Arc<dyn Store>) -> Reading {
-        Reading { store }
+        Reading { replica: Replica::new(store) }
     }
 
     pub fn describe(&self) -> String {
-        self.store.describe()
+        self.replica.describe()
     }
 
-    /// The marker, or `None` where there is none.
-    pub async fn marker(&self) -> Result<Option<Marker>, Fault> {
+    /// The engine that the marker names, or `None` where there is no marker.
+    pub async fn marker(&self) -> Result<Option<EngineKind>, Fault> {
         let key = ObjectName::Marker.key();
-        let bytes = match self.store.get(&key, None).await {
+        let bytes = match self.replica.store().get(&key, None).await {
             Ok(bytes) => bytes,
             Err(error) if error.outcome == Outcome::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -59,85 +46,102 @@ impl Reading {
         }
         let marker: Marker = serde_json::from_slice(&bytes)
             .map_err(|error| Fault::object(&key, format_args!("is not a marker of replicate: {error}")))?;
-        if marker.min_reader > READER || marker.engine.parse::<EngineKind>().is_err() {
-            let found = u16::try_from(marker.format).unwrap_or(u16::MAX);
-            let min_reader = u16::try_from(marker.min_reader).unwrap_or(u16::MAX);
-            let source = SegmentError::UnsupportedVersion { version: found, min_reader };
-            return Err(Fault::Newer { object: key, source });
+        match marker.engine.parse() {
+            Ok(engine) if marker.min_reader <= LAYOUT_VERSION => Ok(Some(engine)),
+            _ => {
+                let number = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+                let (version, min_reader) = (number(marker.format), number(marker.min_reader));
+                Err(Fault::Newer { object: key, source: SegmentError::UnsupportedVersion { version, min_reader } })
+            }
         }
-        Ok(Some(marker))
     }
 
     /// Generations, oldest first. Folders with other names are none of ours.
     pub async fn generations(&self) -> Result<Vec<Generation>, Fault> {
-        let folders = self.store.list_folders("").await?;
-        let mut generations: Vec<Generation> =
-            folders.iter().filter_map(|folder| folder.trim_end_matches('/').parse().ok()).collect();
-        generations.sort_unstable();
-        Ok(generations)
+        self.replica.generations().await.map_err(|error| from_replica(&ObjectName::Marker.key(), error))
     }
 
     /// What a generation holds: snapshots first, so that every segment that one of them needs is in the listings that
     /// follow; levels from below, so that what is merged and then pruned meanwhile is seen in one of them.
     pub async fn inventory(&self, generation: Generation) -> Result<Inventory, Fault> {
-        let mut objects = self.store.list(&layout::snapshot_folder(generation), None).await?;
+        let store = self.replica.store();
+        let mut objects = store.list(&layout::snapshot_folder(generation), None).await?;
         for level in 0..=Level::MAX.0 {
-            objects.extend(self.store.list(&layout::level_folder(generation, Level(level)), None).await?);
+            objects.extend(store.list(&layout::level_folder(generation, Level(level)), None).await?);
         }
-        objects.extend(self.store.list(&layout::term_folder(generation), None).await?);
+        objects.extend(store.list(&layout::term_folder(generation), None).await?);
         Ok(Inventory::new(generation, objects))
+    }
+
+    /// Every part of a generation.
+    pub async fn parts(&self, generation: Generation) -> Result<Vec<ObjectMeta>, Fault> {
+        Ok(self.replica.store().list(&layout::part_folder(generation), None).await?)
+    }
+
+    /// Is an object of this name still listed? What was pruned meanwhile is not.
+    pub async fn is_listed(&self, key: &Key) -> Result<bool, Fault> {
+        let found = self.replica.store().list(key.as_str(), None).await?;
+        Ok(found.iter().any(|object| object.key == *key))
     }
 
     /// A snapshot's manifest without its page map: mostly one small read.
     pub async fn manifest(&self, snapshot: &Listed<SnapshotName>) -> Result<Manifest, Fault> {
         let key = ObjectName::Snapshot(snapshot.name).key();
-        let manifest = self.read_tail(&key, snapshot.size, Manifest::from_tail).await?;
+        let mut from = snapshot.size.saturating_sub(TAIL_READ_BYTES);
+        // The second answer is final: it was read from where the first one said.
+        for _ in 0..2 {
+            let tail = self.range(&key, from..snapshot.size).await?;
+            match Manifest::from_tail(&tail, snapshot.size).map_err(|error| Fault::segment(&key, error))? {
+                Tail::Whole(manifest) => {
+                    manifest.check_name(&snapshot.name).map_err(|error| Fault::segment(&key, error))?;
+                    return Ok(manifest);
+                }
+                Tail::ReadFrom(offset) => from = offset,
+            }
+        }
+        Err(Fault::object(&key, "its index cannot be found"))
+    }
+
+    /// A snapshot's manifest and the page map at its commit.
+    pub async fn page_map(&self, snapshot: &Listed<SnapshotName>) -> Result<(Manifest, PageMap), Fault> {
+        let key = ObjectName::Snapshot(snapshot.name).key();
+        let bytes = self.whole(&key, snapshot.size).await?;
+        let (manifest, hashes) = Manifest::decode(&bytes).map_err(|error| Fault::segment(&key, error))?;
         manifest.check_name(&snapshot.name).map_err(|error| Fault::segment(&key, error))?;
-        Ok(manifest)
+        let map = PageMap::from_hashes(manifest.grid(), hashes);
+        Ok((manifest, map))
     }
 
     /// A segment's index: mostly one small read.
     pub async fn index(&self, segment: &Listed<SegmentName>) -> Result<Index, Fault> {
         let key = ObjectName::Segment(segment.name).key();
-        let index = self.read_tail(&key, segment.size, Index::from_tail).await?;
-        index.check_name(&segment.name).map_err(|error| Fault::segment(&key, error))?;
-        Ok(index)
-    }
-
-    async fn read_tail<T>(
-        &self,
-        key: &Key,
-        size: u64,
-        read: impl Fn(&[u8], u64) -> Result<Tail<T>, SegmentError>,
-    ) -> Result<T, Fault> {
-        let tail = self.range(key, size.saturating_sub(TAIL_READ_BYTES)..size).await?;
-        let offset = match read(&tail, size).map_err(|error| Fault::segment(key, error))? {
-            Tail::Whole(value) => return Ok(value),
-            Tail::ReadFrom(offset) => offset,
-        };
-        let tail = self.range(key, offset..size).await?;
-        match read(&tail, size).map_err(|error| Fault::segment(key, error))? {
-            Tail::Whole(value) => Ok(value),
-            Tail::ReadFrom(_) => Err(Fault::object(key, "its index cannot be found")),
-        }
+        self.replica.read_index(*segment).await.map_err(|error| from_replica(&key, error))
     }
 
     pub async fn range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, Fault> {
         let wanted = range.end.saturating_sub(range.start);
-        let bytes = self.store.get(key, Some(range)).await.map_err(|error| Fault::request(key, error))?;
-        self.expect_length(key, bytes, wanted)
+        let bytes = self.replica.store().get(key, Some(range)).await.map_err(|error| Fault::request(key, error))?;
+        expect_length(key, bytes, wanted)
     }
 
     /// A whole object, which a listing or a manifest says is `size` bytes long.
     pub async fn whole(&self, key: &Key, size: u64) -> Result<Bytes, Fault> {
-        let bytes = self.store.get(key, None).await.map_err(|error| Fault::request(key, error))?;
-        self.expect_length(key, bytes, size)
+        let bytes = self.replica.store().get(key, None).await.map_err(|error| Fault::request(key, error))?;
+        expect_length(key, bytes, size)
     }
+}
 
-    fn expect_length(&self, key: &Key, bytes: Bytes, wanted: u64) -> Result<Bytes, Fault> {
-        if bytes.len() as u64 == wanted {
-            return Ok(bytes);
-        }
-        Err(Fault::object(key, format_args!("{} bytes came where {wanted} were expected", bytes.len())))
+fn expect_length(key: &Key, bytes: Bytes, wanted: u64) -> Result<Bytes, Fault> {
+    if bytes.len() as u64 == wanted {
+        return Ok(bytes);
+    }
+    Err(Fault::object(key, format_args!("{} bytes came where {wanted} were expected", bytes.len())))
+}
+
+fn from_replica(key: &Key, error: ReplicaError) -> Fault {
+    match error {
+        ReplicaError::Store(error) => Fault::request(key, error),
+        ReplicaError::Damaged { source, .. } => Fault::segment(key, source),
+        other => Fault::object(key, other),
     }
 }

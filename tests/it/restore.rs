@@ -11,8 +11,10 @@ use replicate::store::Store;
 
 mod damage;
 mod history;
+mod list;
 mod points;
 mod target;
+mod verify;
 
 use history::{GenerationModel, Writer, history};
 

@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 5] = [
     &["extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["inventory", "replica", "spool"],
-    &["replicator", "restore", "watcher"],
+    &["replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "error", "supervisor"],
 ];
 

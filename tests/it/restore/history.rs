@@ -178,6 +178,19 @@ impl Writer {
         }
     }
 
+    /// One commit that changes `pages` pages to bytes that do not compress.
+    pub async fn bulk(&mut self, pages: usize) {
+        let State { commit: last, mut content } = self.model().newest().clone();
+        let old = content.clone();
+        let size = last.grid.size as usize;
+        content.resize(content.len().max(pages * size), 0);
+        for chunk in content[..pages * size].chunks_mut(8) {
+            chunk.copy_from_slice(&self.random.next().to_le_bytes());
+        }
+        let commit = self.commit_of(&content, last.grid, last.txid.next(), CommitKind::Captured);
+        self.write_commit(&old, State { commit, content }).await;
+    }
+
     /// Writes what differs from `old` into the open segment.
     async fn write_commit(&mut self, old: &[u8], state: State) {
         let State { commit, content } = &state;

@@ -127,3 +127,49 @@ async fn a_dry_run_writes_nothing() {
     run(store_of(&writer), &text, &around(0), &mut out).await.expect("planned");
     assert!(String::from_utf8_lossy(&out).contains("snapshot   txid:"));
 }
+
+/// A large segment is read in ranges, from the middle of its blocks to the middle of its blocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_segments_are_read_in_ranges() {
+    let mut writer = Writer::new(8).await;
+    writer.begin_generation(replicate::extent::PageGrid::new(0, 4096).expect("a grid")).await;
+    writer.snapshot(0).await;
+    for _ in 0..6 {
+        writer.bulk(1000).await;
+    }
+    writer.seal().await;
+    let (store, folder) = (store_of(&writer), scratch());
+    let largest = store.list("", None).await.expect("listed").iter().map(|object| object.size).max();
+    assert!(largest > Some(2 * replicate::restore::PIECE_BYTES), "{largest:?}");
+    for txid in [1, 2, 4, 7] {
+        let bytes = bytes_at(&store, folder.path(), &format!("txid:{txid}")).await.expect("restored");
+        assert!(bytes == writer.model().at(txid).content, "{txid}");
+    }
+    let found = verify::deep(&store).await;
+    assert_eq!(found["findings"].as_array().map(Vec::len), Some(0), "{found}");
+    let lost = store.list("", None).await.expect("listed").into_iter().max_by_key(|object| object.size).expect("one");
+    let mut bytes = store.get(&lost.key, None).await.expect("read").to_vec();
+    let at = bytes.len() * 2 / 3;
+    bytes[at] ^= 4;
+    let body = replicate::store::Body::Bytes(bytes.into());
+    store.put(&lost.key, body, replicate::store::PutMode::Replace).await.expect("put");
+    assert!(
+        bytes_at(&store, folder.path(), "txid:2").await.expect("before the damage") == writer.model().at(2).content
+    );
+    let error = bytes_at(&store, folder.path(), "txid:7").await.expect_err("damaged");
+    assert_eq!(error.exit(), ExitCode::Damaged, "{}", error.report());
+    assert_ne!(verify::deep(&store).await["findings"].as_array().map(Vec::len), Some(0));
+}
+
+/// A plan needs a handful of requests, however long the history.
+#[tokio::test]
+async fn a_plan_needs_few_requests() {
+    let writer = history(7, 3, 300).await;
+    let requests = Arc::new(replicate::store::requests::Requests::default());
+    let counted = replicate::store::requests::Counted::new(store_of(&writer), requests.clone());
+    let folder = scratch();
+    let dry = RestoreOptions { dry_run: true, ..options(&folder.path().join("a.db")) };
+    restore(Arc::new(counted), &dry).await.expect("planned");
+    let count = requests.total();
+    assert!(count <= 12, "{count} requests");
+}

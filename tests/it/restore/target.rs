@@ -103,14 +103,14 @@ async fn a_database_in_use_is_not_replaced() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("started");
-    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let ready = lines.map(|line| line.expect("read")).find(|line| line.contains("locked"));
-    assert!(ready.is_some());
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map(|line| line.expect("read"));
+    assert!(lines.any(|line| line.contains("locked")));
     let overwrite = RestoreOptions { overwrite: true, ..options(&target) };
     let error = restore(store_of(&writer), &overwrite).await.expect_err("in use");
     assert_eq!(error.exit(), ExitCode::Refused);
     assert!(error.report().contains(&format!("in use by process {}", child.id())), "{}", error.report());
     child.stdin.take().expect("piped").write_all(b"done\n").expect("told");
+    lines.for_each(drop);
     child.wait().expect("ended");
     restore(store_of(&writer), &overwrite).await.expect("restored");
 }
