@@ -35,6 +35,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Replicate databases until told to stop.
+    Run(RunArgs),
+    /// Restore a database as it was after a commit.
+    Restore(RestoreArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
     /// Print a completion script for a shell.
@@ -82,7 +86,7 @@ pub struct RunArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Where to write. Default: the configured database's path; for a URL, the database's file name here.
+    /// Where to write. Default: the configured database's path; for a URL, its last part, here.
     #[arg(short, long, value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Which commit: `2026-11-20T10:15:00Z`, a local time, `now`, `5m ago`, `txid:123`, `GENERATION/123`. Default: the

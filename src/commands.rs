@@ -1,9 +1,12 @@
 //! One file per command; here is only the way to them, and what they share.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use crate::cli::Command;
 use crate::config::Environment;
+use crate::engine::sqlite::Sqlite;
+use crate::engine::{Engine, EngineKind};
 use crate::error::Error;
 
 pub mod check;
@@ -11,7 +14,10 @@ pub mod completions;
 pub mod list;
 pub mod man;
 pub mod progress;
+pub mod reading;
 pub mod restore;
+pub mod run;
+pub mod source;
 pub mod verify;
 
 /// Exit code of a command that did what it was asked to.
@@ -20,9 +26,19 @@ pub const DONE: u8 = 0;
 /// Runs one command to its end. The exit code is that of success, or of the child process of `run -- COMMAND`.
 pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Error> {
     match command {
+        Command::Run(args) => run::execute(args, environment),
+        Command::Restore(args) => reading::execute_restore(args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),
         Command::Man(args) => man::execute(&args).map(|()| DONE),
+    }
+}
+
+/// The engines of this build.
+pub fn engine_of(kind: EngineKind) -> Option<Arc<dyn Engine>> {
+    match kind {
+        EngineKind::Sqlite => Some(Arc::new(Sqlite)),
+        EngineKind::Duckdb => None,
     }
 }
 

@@ -29,8 +29,11 @@ fn environment(name: &str) -> Option<String> {
 }
 
 /// The log goes to stderr; results alone go to stdout.
-fn start_log(_command: &Command) -> Result<(), Error> {
-    let default = "warn";
+fn start_log(command: &Command) -> Result<(), Error> {
+    let default = match command {
+        Command::Run(_) => "warn,replicate=info",
+        _ => "warn",
+    };
     let text = environment("REPLICATE_LOG").filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
     let filter = EnvFilter::try_new(&text).map_err(|error| {
         Error::usage(format!("REPLICATE_LOG={text:?} is not a filter"))

@@ -1,0 +1,93 @@
+//! The commands that read a replica: from arguments to plain options, and from one replica to the next.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+
+use super::restore::{self, RestoreOptions, Surroundings};
+use super::source::{Source, open};
+use super::{engine_of, runtime};
+use crate::cli::RestoreArgs;
+use crate::config::{Environment, ReplicaConfig};
+use crate::error::{Error, ExitCode};
+use crate::restore::DEFAULT_JOBS;
+use crate::status::system_clock;
+
+/// Clock, place and chance of this machine.
+pub fn surroundings() -> Surroundings {
+    Surroundings { now: system_clock()(), zone: TimeZone::system(), random: rand::random(), engine: engine_of }
+}
+
+pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let source = Source::resolve(&args.source, environment)?;
+    let target = args.output.unwrap_or_else(|| source.target.clone());
+    let options = RestoreOptions {
+        target,
+        at: args.at,
+        generation: args.generation,
+        if_missing: args.if_missing,
+        if_replica_exists: args.if_replica_exists,
+        overwrite: args.overwrite,
+        dry_run: args.dry_run,
+        check: !args.no_check,
+        jobs: args.jobs.map_or(DEFAULT_JOBS, usize::from),
+        json: args.json.on,
+        progress: std::io::stderr().is_terminal(),
+    };
+    runtime()?.block_on(restore_from_any(&source.replicas, &options, &surroundings(), &mut std::io::stdout()))
+}
+
+/// Restores from the first replica that can. Where none can, the first one's error is told; but a replica that does not
+/// answer is told before one that has nothing, because it may have what is missing.
+pub async fn restore_from_any(
+    replicas: &[ReplicaConfig],
+    options: &RestoreOptions,
+    around: &Surroundings,
+    out: &mut (dyn std::io::Write + Send),
+) -> Result<(), Error> {
+    let mut errors: Vec<Error> = Vec::new();
+    for (number, replica) in replicas.iter().enumerate() {
+        // Success where there is nothing to restore is only right when every replica has answered that it has nothing.
+        let is_last = number + 1 == replicas.len();
+        let lenient = options.if_replica_exists && is_last && errors.iter().all(has_nothing);
+        let options = RestoreOptions { if_replica_exists: lenient, ..options.clone() };
+        let error = match restore::run(open(replica)?, &options, around, out).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let elsewhere = matches!(error.exit(), ExitCode::NothingToRestore | ExitCode::Damaged | ExitCode::Unreachable);
+        if !elsewhere {
+            return Err(error);
+        }
+        if !is_last {
+            tracing::warn!(replica = replica.shown_url(), "cannot restore from this replica: {}", error.report());
+        }
+        errors.push(error);
+    }
+    let told = errors.iter().position(|error| !has_nothing(error)).unwrap_or(0);
+    match errors.into_iter().nth(told) {
+        Some(error) => Err(error),
+        None => Err(Error::usage("no replica is configured")),
+    }
+}
+
+fn has_nothing(error: &Error) -> bool {
+    error.exit() == ExitCode::NothingToRestore
+}
+
+/// Brings a missing database back from the first replica that has it; does nothing where no replica has it.
+pub async fn restore_if_missing(path: &Path, replicas: &[ReplicaConfig]) -> Result<(), Error> {
+    let options = RestoreOptions {
+        if_missing: true,
+        if_replica_exists: true,
+        progress: std::io::stderr().is_terminal(),
+        ..RestoreOptions::to(path)
+    };
+    // What was restored goes to the log: stdout belongs to the command that is started next.
+    let mut told = Vec::new();
+    restore_from_any(replicas, &options, &surroundings(), &mut told).await?;
+    let told = String::from_utf8_lossy(&told).split_whitespace().collect::<Vec<_>>().join(" ");
+    tracing::info!(database = %path.display(), "{told}");
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! `replicate run`: databases are replicated until a signal, the end of a command, or the end of everything.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::source::open;
+use super::{engine_of, reading, runtime};
+use crate::cli::RunArgs;
+use crate::config::{Config, DatabaseConfig, Environment};
+use crate::engine::{Engine, EngineKind, head};
+use crate::error::{Error, ExitCode};
+use crate::replicator::{Final, Replicator, Settings, StartError, StopReport};
+use crate::status::{State, Status, system_clock};
+use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
+
+mod once;
+mod report;
+
+pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
+    super::refuse_later_variables(environment)?;
+    let config = configured(&args, environment)?;
+    // Before anything is opened through an engine: from then on a raw look at the file would drop its locks.
+    let engines = config.databases.iter().map(|d| engine_for(&d.path)).collect::<Result<Vec<_>, _>>()?;
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
+        Run { signals, stops_asked: 0, shutdown_timeout: config.shutdown_timeout }.run(&args, &config, engines).await
+    });
+    // A request that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    end
+}
+
+/// What is to be replicated: the arguments beat the environment, the environment beats the file.
+fn configured(args: &RunArgs, environment: Environment<'_>) -> Result<Config, Error> {
+    let mut config = Config::load(args.config.file.as_deref(), environment)?;
+    if let Some(path) = &args.database {
+        config = config.only(path, &args.urls)?;
+    }
+    if config.databases.is_empty() {
+        return Err(Error::usage("no database is named").next_step(
+            "name one: `replicate run DATABASE [URL…]`, or a configuration: `replicate run --config FILE`",
+        ));
+    }
+    if args.once && args.restore_if_missing {
+        return Err(Error::usage("--once and --restore-if-missing contradict each other"));
+    }
+    Ok(config)
+}
+
+/// The engine that a file belongs to; SQLite for one that is still missing or empty.
+fn engine_for(path: &Path) -> Result<Arc<dyn Engine>, Error> {
+    use std::io::Read;
+    let failed = |error| Error::failed(format!("cannot read {}", path.display())).because(error);
+    let mut bytes = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(head::HEAD_BYTES as u64).read_to_end(&mut bytes).map(|_| ()).map_err(failed)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error).next_step("run replicate as the user that owns the database")),
+    }
+    let kind = match head::read(&bytes) {
+        Some(head) => head.engine,
+        None if bytes.is_empty() => EngineKind::Sqlite,
+        None => {
+            return Err(Error::failed(format!("{} is no database of a known engine", path.display()))
+                .next_step("check the path"));
+        }
+    };
+    engine_of(kind)
+        .ok_or_else(|| Error::failed(format!("{} is a {kind} database: not available in this version", path.display())))
+}
+
+/// One database at work.
+struct Working {
+    path: PathBuf,
+    state_dir: PathBuf,
+    replicator: Replicator,
+    reporter: JoinHandle<()>,
+    end_of_report: oneshot::Sender<()>,
+}
+
+struct Run {
+    signals: Signals,
+    /// TERM and INT so far: the second one ends at once.
+    stops_asked: u32,
+    shutdown_timeout: Duration,
+}
+
+impl Run {
+    async fn run(mut self, args: &RunArgs, config: &Config, engines: Vec<Arc<dyn Engine>>) -> Result<u8, Error> {
+        if args.restore_if_missing {
+            for database in &config.databases {
+                if let Some(code) = self.restore_if_missing(database).await? {
+                    return Ok(code);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        for (database, engine) in config.databases.iter().zip(engines) {
+            all.push(start(database, engine)?);
+        }
+        if args.once {
+            return self.once(all).await;
+        }
+        match args.command.as_slice() {
+            [] => self.until_stopped(all).await,
+            command => self.with_command(all, command).await,
+        }
+    }
+
+    /// An exit code where a signal came first.
+    async fn restore_if_missing(&mut self, database: &DatabaseConfig) -> Result<Option<u8>, Error> {
+        tokio::select! {
+            done = reading::restore_if_missing(&database.path, &database.replicas) => done.map(|()| None),
+            which = self.signals.next_stop() => {
+                tracing::warn!("{which} while restoring: nothing at {} was changed", database.path.display());
+                Ok(Some(128 + which as u8))
+            }
+        }
+    }
+
+    async fn until_stopped(mut self, all: Vec<Working>) -> Result<u8, Error> {
+        let end = tokio::select! {
+            which = self.signals.next_stop() => {
+                tracing::info!("{which}: shipping what is captured, for at most {:?}", self.shutdown_timeout);
+                None
+            }
+            error = all_ended(&all) => Some(error),
+        };
+        self.stops_asked += u32::from(end.is_none());
+        let stopped = self.stop(all).await;
+        match end {
+            // That it could not ship everything either is no news then.
+            Some(error) => Err(error),
+            None => stopped.map(|()| super::DONE),
+        }
+    }
+
+    async fn once(mut self, all: Vec<Working>) -> Result<u8, Error> {
+        let settled = tokio::select! {
+            settled = once::settle_all(&all) => settled,
+            which = self.signals.next_stop() => {
+                self.stops_asked += 1;
+                Err(Error::failed(format!("{which} before every replica was level with its database"))
+                    .next_step("run it again: it goes on where it was"))
+            }
+        };
+        let stopped = self.stop(all).await;
+        settled.and(stopped).map(|()| super::DONE)
+    }
+
+    async fn with_command(mut self, all: Vec<Working>, command: &[OsString]) -> Result<u8, Error> {
+        for working in &all {
+            tokio::select! {
+                ready = ready(working) => ready?,
+                which = self.signals.next_stop() => {
+                    tracing::info!("{which} before the command was started");
+                    self.stops_asked += 1;
+                    self.stop(all).await?;
+                    return Ok(128 + which as u8);
+                }
+            }
+        }
+        let mut child = Supervised::start(command)?;
+        tracing::info!(command = %command[0].to_string_lossy(), "started");
+        let mut replication_ended = false;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                which = self.signals.next() => {
+                    self.stops_asked += u32::from(STOPPING.contains(&which));
+                    child.forward(which);
+                }
+                error = all_ended(&all), if !replication_ended => {
+                    // The application is worth more than its replica: it goes on, and the exit code will tell.
+                    replication_ended = true;
+                    tracing::error!("NOTHING IS REPLICATED ANY MORE; the command goes on. {}", error.report());
+                }
+            }
+        };
+        let code = exit_code(status);
+        tracing::info!(code, "the command ended; shipping what is captured, for at most {:?}", self.shutdown_timeout);
+        match self.stop(all).await {
+            Ok(()) => Ok(code),
+            Err(error) if code == 0 => Err(Error::new(ExitCode::FinalSync, error.to_string())
+                .next_step(error.advice().unwrap_or_default().to_owned())),
+            Err(error) => {
+                tracing::error!("{}", error.report());
+                Ok(code)
+            }
+        }
+    }
+
+    /// A last look at every database, and everything shipped, within the shutdown time-out; a second TERM or INT ends it
+    /// at once.
+    async fn stop(&mut self, all: Vec<Working>) -> Result<(), Error> {
+        let timeout = self.shutdown_timeout;
+        let mut stopping = Vec::new();
+        for working in all {
+            let Working { path, state_dir, replicator, reporter, end_of_report } = working;
+            let progress = tokio::spawn(report::final_sync(replicator.status().clone()));
+            let stop = tokio::spawn(async move {
+                let report = replicator.stop(timeout).await;
+                progress.abort();
+                // What happened last is told before the end is.
+                end_of_report.send(()).ok();
+                reporter.await.ok();
+                report
+            });
+            stopping.push((path, state_dir, stop));
+        }
+        let mut first_error = None;
+        for (path, state_dir, mut stop) in stopping {
+            let report = loop {
+                tokio::select! {
+                    report = &mut stop => break report.ok(),
+                    which = self.signals.next_stop() => {
+                        self.stops_asked += 1;
+                        if self.stops_asked >= 2 {
+                            break None;
+                        }
+                        tracing::info!("{which}: already shipping the rest; once more ends at once");
+                    }
+                }
+            };
+            if let Err(error) = judge(&path, &state_dir, report) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+}
+
+fn start(database: &DatabaseConfig, engine: Arc<dyn Engine>) -> Result<Working, Error> {
+    let s = &database.settings;
+    let settings = Settings {
+        path: database.path.clone(),
+        name: database.name.clone(),
+        state_dir: database.state_dir.clone(),
+        sync_interval: s.sync_interval,
+        segment_size: s.segment_size,
+        poll_interval: s.poll_interval,
+        snapshot_interval: s.snapshot_interval,
+        spool_limit: s.spool_limit,
+    };
+    let mut replicas = Vec::new();
+    for replica in &database.replicas {
+        let beside = if database.default_replica { " (no replica was named: beside the database)" } else { "" };
+        tracing::info!(database = %database.path.display(), "replicating to {}{beside}", replica.shown_url());
+        replicas.push((replica.shown_url().to_owned(), open(replica)?));
+    }
+    let replicator = Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| match error {
+        StartError::Locked { .. } => Error::new(ExitCode::Refused, error.to_string())
+            .next_step("stop the other process, or give this one another database"),
+        StartError::StateDir { .. } => {
+            Error::failed(error.to_string()).next_step("make it writable, or set state-dir in the configuration")
+        }
+    })?;
+    let (end_of_report, end) = oneshot::channel();
+    let (path, state_dir) = (database.path.clone(), database.state_dir.clone());
+    let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
+    Ok(Working { path, state_dir, replicator, reporter, end_of_report })
+}
+
+/// Waits until the command may be started: every commit is captured as it comes, or will be from the first one on.
+async fn ready(working: &Working) -> Result<(), Error> {
+    let status: &Status = working.replicator.status();
+    let is_settled = |state: &State| {
+        matches!(state, State::Running | State::Absent | State::NotCapturable(_) | State::Failed(_) | State::Stopped)
+    };
+    status.wait_for(|now| is_settled(&now.state)).await;
+    match status.state() {
+        State::Failed(text) => Err(Error::failed(text)),
+        // A database that its application switches to WAL mode when it starts: waiting here would be waiting for ever.
+        State::NotCapturable(why) => {
+            tracing::warn!(database = %working.path.display(), "NOT CAPTURED YET, the command starts all the same: {why}");
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Waits until no database is replicated any more; the first one's reason.
+async fn all_ended(all: &[Working]) -> Error {
+    let mut first = None;
+    for working in all {
+        let end = working.replicator.failed().await;
+        first.get_or_insert_with(|| {
+            let exit = match end {
+                Final::Fenced(_) | Final::Refused(_) => ExitCode::Refused,
+                Final::Failed(_) => ExitCode::Failed,
+            };
+            Error::new(exit, format!("{} is not replicated any more", working.path.display())).because(end)
+        });
+    }
+    match first {
+        Some(error) => error,
+        None => std::future::pending().await,
+    }
+}
+
+/// `None`: it was ended before it could say how far it came.
+fn judge(path: &Path, state_dir: &Path, report: Option<StopReport>) -> Result<(), Error> {
+    let next = format!(
+        "what is captured is safe in {}; the next start ships it, before anything is lost by it",
+        state_dir.display()
+    );
+    let failed = |what: String| Err(Error::failed(what).next_step(next.clone()));
+    let Some(report) = report else {
+        return failed(format!("{}: ended before everything was shipped", path.display()));
+    };
+    if report.is_complete() {
+        if let Some(place) = report.captured {
+            tracing::info!(database = %path.display(), commit = place.txid.0, "everything is in every replica");
+        }
+        return Ok(());
+    }
+    let captured = report.captured.map_or("unknown".to_owned(), |place| place.txid.0.to_string());
+    let behind = report.replicas.iter().filter(|(_, _, complete)| !complete);
+    let behind: Vec<_> = behind.map(|(name, place, _)| format!("{name} has commit {}", place.txid.0)).collect();
+    failed(format!(
+        "{}: not everything was shipped in time: captured commit {captured}, {}",
+        path.display(),
+        behind.join(", ")
+    ))
+}

@@ -1,0 +1,99 @@
+//! What SOURCE means: a replica's URL, or the path or name of a configured database.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::cli::SourceArgs;
+use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
+use crate::error::Error;
+use crate::store::{self, Store, StoreOptions};
+
+/// Replicas of one database, and where it lives.
+#[derive(Debug)]
+pub struct Source {
+    /// In the order in which they are asked.
+    pub replicas: Vec<ReplicaConfig>,
+    /// Where a restore without `-o` writes.
+    pub target: PathBuf,
+}
+
+impl Source {
+    pub fn resolve(args: &SourceArgs, environment: Environment<'_>) -> Result<Source, Error> {
+        let config = Config::load(args.config.file.as_deref(), environment)?;
+        Source::of(&args.source, &config)
+    }
+
+    /// A URL is a URL. Anything else is a configured database, or a database with the default replica beside it, or the
+    /// directory of a replica; in this order.
+    pub fn of(source: &str, config: &Config) -> Result<Source, Error> {
+        let path = Path::new(source);
+        if !source.contains("://") {
+            if let Some(database) = config.find(path)? {
+                return Ok(Source::configured(database));
+            }
+            let beside = DatabaseConfig::new(path, config).ok().filter(|d| Path::new(&d.replicas[0].url).is_dir());
+            if let Some(database) = beside
+                && !path.is_dir()
+            {
+                return Ok(Source::configured(&database));
+            }
+        }
+        let known = config.databases.iter().flat_map(|d| d.replicas.iter().map(move |r| (d, r)));
+        let mut same = known.filter(|(_, replica)| replica.url.trim_end_matches('/') == source.trim_end_matches('/'));
+        // A URL from the configuration brings the credentials that stand there with it.
+        if let Some((database, replica)) = same.next() {
+            return Ok(Source { replicas: vec![replica.clone()], target: database.path.clone() });
+        }
+        let replica = ReplicaConfig::new(source.to_owned(), StoreOptions::default())?;
+        let target = PathBuf::from(last_part(replica.shown_url()));
+        Ok(Source { replicas: vec![replica], target })
+    }
+
+    fn configured(database: &DatabaseConfig) -> Source {
+        Source { replicas: database.replicas.clone(), target: database.path.clone() }
+    }
+}
+
+/// The name that a URL ends with, without the ending of a default replica.
+fn last_part(url: &str) -> &str {
+    let last = url.trim_end_matches('/').rsplit('/').next().unwrap_or(url);
+    match last.strip_suffix(".replica") {
+        Some(name) if !name.is_empty() => name,
+        _ => last,
+    }
+}
+
+/// Opens the store of a replica; sends nothing.
+pub fn open(replica: &ReplicaConfig) -> Result<Arc<dyn Store>, Error> {
+    store::open(&replica.url, &replica.options).map_err(|error| Error::usage(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every way to name a source leads to its replica, and to the place that a restore writes to.
+    #[test]
+    fn sources() {
+        let yaml = "databases: [{path: /data/app.db, replicas: ['s3://b/app', /mnt/app]}, {path: /data/other.db}]";
+        let config = Config::parse(yaml, &|_| None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("x.db");
+        std::fs::create_dir(folder.path().join("x.db.replica")).unwrap();
+        let beside = folder.path().join("x.db.replica").display().to_string();
+        for (source, url, count, target) in [
+            ("app.db", "s3://b/app", 2, "/data/app.db"),
+            ("/data/app.db", "s3://b/app", 2, "/data/app.db"),
+            ("/mnt/app/", "/mnt/app", 1, "/data/app.db"),
+            ("other.db", "/data/other.db.replica", 1, "/data/other.db"),
+            ("s3://b/some/where?region=eu", "s3://b/some/where?region=eu", 1, "where"),
+            (database.to_str().unwrap(), beside.as_str(), 1, database.to_str().unwrap()),
+            (beside.as_str(), beside.as_str(), 1, "x.db"),
+        ] {
+            let found = Source::of(source, &config).unwrap();
+            assert_eq!((found.replicas[0].url.as_str(), found.replicas.len()), (url, count), "{source}");
+            assert_eq!(found.target, Path::new(target), "{source}");
+        }
+        assert_eq!(Source::of("gs://x/y", &config).unwrap_err().exit().code(), 2);
+    }
+}
