@@ -1,6 +1,7 @@
 //! Everything that is tested through the seams, in one binary.
 
 mod format;
+mod replicator;
 mod restore;
 mod s3_server;
 mod sqlite_source;
