@@ -25,5 +25,6 @@ pub mod watcher;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod supervisor;

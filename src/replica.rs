@@ -21,6 +21,9 @@ pub struct Marker {
     /// The oldest version of a reader that understands it.
     pub min_reader: u32,
     pub engine: String,
+    /// File name of the database: what a restore without a target writes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// The layout that this version writes, and the newest `min_reader` that it reads.
@@ -222,11 +225,16 @@ impl Replica {
     }
 
     /// Makes this a replica for `engine`, or refuses when it is one for another.
-    pub async fn ensure_marker(&self, engine: EngineKind) -> Result<(), ReplicaError> {
+    pub async fn ensure_marker(&self, engine: EngineKind, name: &str) -> Result<(), ReplicaError> {
         let found = match self.engine().await? {
             Some(found) => found,
             None => {
-                let marker = Marker { format: LAYOUT_VERSION, min_reader: LAYOUT_VERSION, engine: engine.to_string() };
+                let marker = Marker {
+                    format: LAYOUT_VERSION,
+                    min_reader: LAYOUT_VERSION,
+                    engine: engine.to_string(),
+                    name: Some(name.to_owned()),
+                };
                 let bytes = Bytes::from(serde_json::to_vec(&marker).expect("a marker is plain data"));
                 match self.store.put(&ObjectName::Marker.key(), Body::Bytes(bytes), PutMode::Create).await {
                     Err(error) if error.outcome == Outcome::AlreadyExists => self.engine().await?.unwrap_or(engine),

@@ -56,6 +56,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Bytes of segments that may wait for a replica.
     pub spool_limit: u64,
+    /// While something is shipped, another writer's claim is noticed within this time.
+    pub fence_interval: Duration,
 }
 
 impl Settings {
@@ -72,6 +74,7 @@ impl Settings {
             poll_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(24 * 60 * 60),
             spool_limit: 10 * 1024 * 1024 * 1024,
+            fence_interval: Duration::from_secs(30),
         }
     }
 }

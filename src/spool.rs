@@ -18,8 +18,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
-use tokio::sync::watch;
-
 use crate::layout::{ObjectName, SegmentName};
 use crate::position::{TimeMs, Txid};
 use crate::segment::{Index, SegmentError};
@@ -89,7 +87,6 @@ pub struct Spool {
     limit_bytes: u64,
     status: Status,
     inner: Mutex<Inner>,
-    sealed: watch::Sender<Place>,
 }
 
 impl Spool {
@@ -108,7 +105,6 @@ impl Spool {
                 shipped: vec![Some(Place::ZERO); replicas],
                 in_page_map: Place::ZERO,
             }),
-            sealed: watch::channel(Place::ZERO).0,
         };
         let mut files = Vec::new();
         list_files(&spool.folder(), &mut files)?;
@@ -119,7 +115,6 @@ impl Spool {
         for object in &objects {
             spool.status.found(object.last(), object.first_time, object.len);
         }
-        spool.sealed.send_replace(objects.last().map_or(Place::ZERO, Object::last));
         spool.report();
         Ok(spool)
     }
@@ -187,11 +182,6 @@ impl Spool {
         self.lock().objects.values().find(|object| object.last() > place).cloned()
     }
 
-    /// Moves with every segment that is added.
-    pub fn watch(&self) -> watch::Receiver<Place> {
-        self.sealed.subscribe()
-    }
-
     /// Is there room for the open segment to be this large?
     fn set_open_bytes(&self, bytes: u64) -> bool {
         let mut inner = self.lock();
@@ -203,15 +193,14 @@ impl Spool {
 
     /// Adds a finished segment whose file is in place.
     fn push(&self, object: Object) {
-        let last = object.last();
-        self.status.sealed(last, object.first_time, object.len);
+        let (last, first_time, len) = (object.last(), object.first_time, object.len);
         let mut inner = self.lock();
         inner.open_bytes = 0;
         inner.object_bytes += object.len;
         inner.objects.insert(object.first(), object);
         drop(inner);
         self.report();
-        self.sealed.send_replace(last);
+        self.status.sealed(last, first_time, len);
     }
 
     /// A replica has everything up to `place`; `None`: it takes nothing any more.
@@ -293,7 +282,6 @@ impl Spool {
             inner.objects.remove(&object.first());
             inner.object_bytes -= object.len;
         }
-        self.sealed.send_replace(self.objects().last().map_or(Place::ZERO, Object::last));
         self.report();
         Ok(discarded.len())
     }
@@ -338,3 +326,6 @@ fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,72 @@ pub fn next_term(generation: Generation, local: Option<Term>, contacts: &[Option
     let remote = contacts.iter().flatten().filter_map(|contact| contact.term(generation));
     remote.chain(local).max().map_or(Some(Term(1)), Term::next)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineKind;
+    use crate::extent::PageGrid;
+    use crate::position::{Commit, CommitKind, Lengths, TimeMs, Txid};
+    use crate::spool::Disk;
+    use crate::status::{Status, system_clock};
+
+    fn point(generation: u64, txid: u64, checksum: u64) -> ResumePoint {
+        let commit = Commit {
+            txid: Txid(txid),
+            time: TimeMs(txid),
+            lengths: Lengths { main: 512, wal: 0 },
+            checksum,
+            kind: CommitKind::Captured,
+            grid: PageGrid::new(0, 512).expect("a valid grid"),
+        };
+        let (generation, term) = (Generation(generation), Term(1));
+        ResumePoint { generation, term, engine: EngineKind::Sqlite, commit, position: Vec::new() }
+    }
+
+    fn at(generation: u64, txid: u64, checksum: u64) -> Option<Contact> {
+        let inventory = Some(Inventory::new(Generation(generation), []));
+        Some(Contact { inventory, point: Some(point(generation, txid, checksum)) })
+    }
+
+    /// Every row of the table in this module's head, and what becomes of replicas that do not answer.
+    #[test]
+    fn every_constellation_has_a_decision() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let status = Status::new("test", [], 1, system_clock());
+        let spool = Spool::open(directory.path(), 1, 0, Disk::default(), status).expect("opened");
+        let empty = Some(Contact { inventory: None, point: None });
+        let claimed = Some(Contact { inventory: Some(Inventory::new(Generation(9), [])), point: None });
+        let adopt = |replica, is_rollback| Decision::Adopt { replica, is_rollback };
+        let local = point(5, 10, 77);
+        for (local, contacts, expected) in [
+            (None, vec![], Decision::First),
+            (None, vec![empty.clone(), None], Decision::First),
+            (None, vec![empty.clone(), at(5, 3, 1), at(5, 9, 1)], adopt(2, false)),
+            (None, vec![at(5, 9, 1), at(5, 9, 1)], adopt(0, false)),
+            (None, vec![at(5, 9, 1), at(6, 1, 1)], adopt(1, false)),
+            (Some(&local), vec![], Decision::Local),
+            (Some(&local), vec![empty.clone(), None, at(5, 10, 77), at(4, 99, 1)], Decision::Local),
+            // The spool has nothing behind commit 9: a gap in that replica, and no reason to leave our line.
+            (Some(&local), vec![at(5, 9, 1)], Decision::Local),
+            (Some(&local), vec![at(5, 10, 78)], adopt(0, true)),
+            (Some(&local), vec![at(5, 10, 77), at(5, 12, 1)], adopt(1, true)),
+            (Some(&local), vec![at(6, 1, 1), at(5, 12, 1)], adopt(0, true)),
+            (Some(&local), vec![claimed], Decision::Contradiction),
+        ] {
+            assert_eq!(decide(local, &spool, &contacts), expected, "{local:?} {contacts:?}");
+        }
+    }
+
+    /// A claim is above everything that was claimed or written in that generation, here or there.
+    #[test]
+    fn a_claim_is_above_all_others() {
+        let mut inventory = Inventory::new(Generation(5), []);
+        inventory.terms = vec![Term(3), Term(8)];
+        let contacts = [Some(Contact { inventory: Some(inventory), point: None }), None];
+        assert_eq!(next_term(Generation(5), None, &contacts), Some(Term(9)));
+        assert_eq!(next_term(Generation(5), Some(Term(20)), &contacts), Some(Term(21)));
+        assert_eq!(next_term(Generation(6), None, &contacts), Some(Term(1)));
+        assert_eq!(next_term(Generation(6), Some(Term(u32::MAX)), &contacts), None);
+    }
+}

@@ -1,6 +1,6 @@
 //! Shipping to one replica: strictly in order, one segment after the other, again and again until each one is there.
 //!
-//! No request is made unless there is something to ship. While there is, at most every `FENCE_INTERVAL` the claims are
+//! No request is made unless there is something to ship. While there is, at most every `fence_interval` the claims are
 //! read: a higher one is another writer's, and then this process never ships to that replica again.
 
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use crate::position::{Generation, Term, Txid};
 use crate::replica::{Claim, Replica, ReplicaError};
 use crate::spool::Object;
 use crate::status::{GapRecord, Place, ReplicaState, State};
-
-const FENCE_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(super) struct Shipping {
     shared: Arc<Shared>,
@@ -152,16 +150,26 @@ impl Shipping {
             next == end.place.txid.checked_next().map(|txid| Place { txid, ..end.place })
                 && self.shared.spool.connects(end.place, end.checksum)
         };
-        if let Some(end) = remote
-            && (relation != Relation::Fresh || connects(&end))
-        {
-            self.shipped = end.place;
+        match remote {
+            Some(end) if relation != Relation::Fresh || connects(&end) => self.shipped = end.place,
+            _ => self.shipped = self.beginning(),
         }
         if let Some(written) = contact.inventory.iter().flat_map(|i| &i.segments).map(|listed| listed.name.term).max() {
             // A lower term than one that was written with is dead; the same one is ours.
             self.dead = contact.generation().zip(written.0.checked_sub(1).map(Term));
         }
         self.move_to(self.shipped, 0);
+    }
+
+    /// Where a replica begins that has nothing of this generation: before the oldest segment that is there to be shipped.
+    fn beginning(&mut self) -> Place {
+        let nothing = Place { generation: self.course.generation, txid: Txid::ZERO };
+        let oldest = self.shared.spool.next_after(nothing).filter(|o| o.name.generation == nothing.generation);
+        let before = oldest.map(|object| Place { txid: Txid(object.name.first.0 - 1), ..nothing });
+        let base = self.course.base.as_ref().map(|base| base.place());
+        let place = before.or(base).unwrap_or(nothing);
+        self.snapshots.skip_to(place);
+        place
     }
 
     fn move_to(&mut self, place: Place, bytes: u64) {
@@ -174,12 +182,16 @@ impl Shipping {
     }
 
     async fn run(&mut self) -> Result<(), Final> {
-        let mut sealed = self.shared.spool.watch();
+        let mut sealed = self.shared.status.watch_sealed();
         loop {
             sealed.mark_unchanged();
             self.follow_course();
             while let Some(object) = self.next() {
                 self.ship(&object).await?;
+            }
+            if self.snapshots.is_due(self.shipped) && !self.has_claimed(self.course.generation) {
+                let term = Term(self.course.term.load(Ordering::Acquire));
+                self.claim(self.course.generation, term, None).await?;
             }
             self.snapshots.advance(self.shipped)?;
             let due = self.snapshots.due(self.shipped);
@@ -191,6 +203,10 @@ impl Shipping {
                 () = sleep_until(due) => {}
             }
         }
+    }
+
+    fn has_claimed(&self, generation: Generation) -> bool {
+        self.claimed.is_some_and(|(of, _)| of == generation)
     }
 
     fn follow_course(&mut self) {
@@ -249,7 +265,7 @@ impl Shipping {
         }
         let mut backoff = new_backoff();
         loop {
-            if self.checked_at.elapsed() >= FENCE_INTERVAL
+            if self.checked_at.elapsed() >= self.shared.settings.fence_interval
                 && let Err(error) = self.check_fence().await?
             {
                 pause(&self.shared, self.index, error, &mut backoff).await?;
@@ -313,7 +329,8 @@ impl Shipping {
     }
 
     async fn marked_terms(&self, generation: Generation) -> Result<Vec<Term>, ReplicaError> {
-        self.replica.ensure_marker(self.course.engine).await?;
+        let name = self.shared.settings.path.file_name().unwrap_or_default().to_string_lossy();
+        self.replica.ensure_marker(self.course.engine, &name).await?;
         self.replica.terms(generation).await
     }
 

@@ -101,6 +101,10 @@ impl Snapshots {
         Some(self.not_before.map_or(due, |at| due.max(at)))
     }
 
+    pub fn is_due(&self, shipped: Place) -> bool {
+        self.due(shipped).is_some_and(|due| due <= Instant::now())
+    }
+
     /// Takes note of one that ended, and begins one that is due.
     pub fn advance(&mut self, shipped: Place) -> Result<(), Final> {
         if let Some(ended) = self.ended.take() {
@@ -117,7 +121,7 @@ impl Snapshots {
                 Err(error) => self.shared.status.replica_error(self.index, "snapshot", &error),
             }
         }
-        if self.due(shipped).is_some_and(|due| due <= Instant::now()) {
+        if self.is_due(shipped) {
             let upload = Upload {
                 shared: self.shared.clone(),
                 replica: self.shared.replicas[self.index].clone(),

@@ -2,6 +2,7 @@
 
 mod format;
 mod ledger;
+mod replicator;
 mod restore;
 mod s3_server;
 mod sqlite_source;

@@ -1,6 +1,6 @@
 //! Capture of live SQLite databases that other processes write.
 
-mod app;
+pub(crate) mod app;
 mod chaos;
 mod driver;
 mod measure;

@@ -1,0 +1,140 @@
+//! What a status says: plain data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Place;
+use crate::position::{Generation, TimeMs, Txid};
+
+/// What capture of a database is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Local state is being read and the replicas are being asked where they stand.
+    Starting,
+    /// There is no local state and no replica answers: without either, where to go on cannot be known.
+    WaitingForReplica,
+    /// There is no database yet.
+    Absent,
+    /// The database is there and cannot be captured as it is. Tried again by itself.
+    NotCapturable(String),
+    /// The first full read is going on.
+    FirstRead {
+        done: u64,
+        total: u64,
+    },
+    /// Every commit is captured as it comes.
+    Running,
+    /// Capture let go of the database until the spool has room again.
+    SpoolFull {
+        used_bytes: u64,
+        limit_bytes: u64,
+    },
+    Stopped,
+    /// Capture ended for good.
+    Failed(String),
+}
+
+/// What shipping to one replica is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// It has not answered yet.
+    Connecting,
+    /// It answers, and everything sealed is in it or on its way.
+    Connected,
+    /// The last request failed; tried again by itself.
+    Unreachable(String),
+    /// Another writer took this replica over. Final: nothing more is shipped to it by this process.
+    Fenced(String),
+    /// It cannot be written to: another engine's, or a newer version's. Final.
+    Refused(String),
+}
+
+impl ReplicaState {
+    /// Will this process never ship to it again?
+    pub fn is_final(&self) -> bool {
+        matches!(self, ReplicaState::Fenced(_) | ReplicaState::Refused(_))
+    }
+}
+
+/// Commits that cannot be restored one by one, or at all, from some replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapRecord {
+    /// `None`: in the history itself, and so in every replica.
+    pub replica: Option<String>,
+    pub generation: Generation,
+    /// The last commit before the gap and the first one behind it.
+    pub after: Txid,
+    pub at: Txid,
+    pub time: TimeMs,
+    pub reason: String,
+}
+
+/// Upper bounds in milliseconds of the buckets of `Histogram`; one more bucket is above them all.
+pub const HISTOGRAM_BOUNDS_MS: [u64; 14] =
+    [5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000];
+
+/// Counts of durations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram {
+    pub counts: [u64; HISTOGRAM_BOUNDS_MS.len() + 1],
+    pub sum_ms: u64,
+}
+
+impl Histogram {
+    pub fn add(&mut self, ms: u64) {
+        self.counts[HISTOGRAM_BOUNDS_MS.partition_point(|&bound| bound < ms)] += 1;
+        self.sum_ms = self.sum_ms.saturating_add(ms);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotProgress {
+    pub done_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// One replica at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    pub name: String,
+    pub state: ReplicaState,
+    /// Everything up to here is in it.
+    pub shipped: Place,
+    pub shipped_bytes: u64,
+    /// Age of the oldest commit that is not in it.
+    pub lag: Duration,
+    /// Bytes in the spool that are not in it.
+    pub lag_bytes: u64,
+    pub last_success: Option<TimeMs>,
+    pub last_error: Option<(TimeMs, String)>,
+    /// The newest whole snapshot that this process knows of.
+    pub snapshot: Option<(Txid, TimeMs)>,
+    pub snapshot_progress: Option<SnapshotProgress>,
+    pub snapshot_duration: Option<Duration>,
+    /// From when a commit was seen to when it was in the replica.
+    pub capture_to_store: Histogram,
+}
+
+/// One database and its replicas at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSnapshot {
+    pub database: String,
+    pub state: State,
+    pub generation: Option<Generation>,
+    pub captured: Txid,
+    pub captured_time: Option<TimeMs>,
+    pub sealed: Txid,
+    pub captured_bytes: u64,
+    pub spool_bytes: u64,
+    pub spool_limit_bytes: u64,
+    pub database_bytes: u64,
+    pub wal_bytes: u64,
+    pub gaps: Vec<GapRecord>,
+    pub gaps_total: u64,
+    /// Generations that this process began.
+    pub generations_total: u64,
+    /// Errors by kind.
+    pub errors: BTreeMap<&'static str, u64>,
+    pub last_error: Option<(TimeMs, String)>,
+    pub replicas: Vec<ReplicaStatus>,
+}

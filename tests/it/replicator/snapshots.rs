@@ -1,0 +1,73 @@
+//! Snapshots while everything goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use replicate::checksum::page_hash;
+use replicate::replica::Replica;
+
+use super::rig::{LONG, Rig, newest, restore};
+
+/// Commits during the copy are laid over it: every commit from the snapshot on is restored as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_under_load_is_exact() {
+    let rig = Rig::new(1);
+    // Three slices of a full copy.
+    let pages = 20_000u64;
+    let fill: Vec<(u64, u8)> = (0..pages).map(|page| (page, (page % 250) as u8 + 1)).collect();
+    rig.database.commit(&fill, pages);
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    let mut n = 0u64;
+    while replicator.status().snapshot().replicas[0].snapshot.is_none() {
+        n += 1;
+        rig.database.commit(&[(n * 37 % pages, n as u8 | 1)], pages - n % 3);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    replicator.sync(LONG).await.expect("synced");
+    let (place, content) = newest(&rig.stores[0]).await;
+    assert!(content == rig.database.content());
+    let replica = Replica::new(Arc::new(rig.stores[0].clone()));
+    let snapshot = replica.snapshots(place.generation).await.expect("listed")[0].name;
+    // Commit 1 is the state in which the database was first seen, which is the second that the ledger holds.
+    let content = restore(&replica, place.generation, snapshot.txid).await;
+    assert_eq!(page_hash(0, &content), rig.database.lock().ledger[snapshot.txid.0 as usize]);
+    replicator.stop(LONG).await;
+}
+
+/// A second snapshot sends only the parts that changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_part_is_not_sent_again() {
+    let rig = Rig::new(1);
+    let pages = 20_000u64;
+    let fill: Vec<(u64, u8)> = (0..pages).map(|page| (page, (page % 250) as u8 + 1)).collect();
+    rig.database.commit(&fill, pages);
+    let replicator = rig.start();
+    let first = replicator.settle(LONG).await.expect("settled");
+    rig.database.commit(&[(0, 77)], pages);
+    replicator.sync(LONG).await.expect("synced");
+    let puts = rig.stores[0].puts();
+    replicator.snapshot_now();
+    replicator.status().wait_for(|s| s.replicas[0].snapshot.is_some_and(|(txid, _)| txid > first.txid)).await;
+    // One part and the manifest.
+    assert_eq!(rig.stores[0].puts(), puts + 2);
+    replicator.stop(LONG).await;
+}
+
+/// A snapshot that was cut off by the end of the process leaves nothing that a reader takes for whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loss_22_an_interrupted_snapshot_is_no_snapshot() {
+    let rig = Rig::new(1);
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    let place = replicator.sync(LONG).await.expect("synced");
+    rig.stores[0].set_down(true);
+    replicator.snapshot_now();
+    replicator.stop(Duration::from_millis(100)).await;
+    rig.stores[0].set_down(false);
+    let replica = Replica::new(Arc::new(rig.stores[0].clone()));
+    let inventory = replica.inventory(place.generation).await.expect("listed");
+    assert!(inventory.snapshots.len() <= 1);
+    rig.once().await;
+    assert_eq!(newest(&rig.stores[0]).await.1, rig.database.content());
+}
