@@ -39,6 +39,10 @@ pub enum Command {
     Run(RunArgs),
     /// Restore a database as it was after a commit.
     Restore(RestoreArgs),
+    /// Show what a replica holds and what is restorable.
+    List(ListArgs),
+    /// Prove that a replica is whole.
+    Verify(VerifyArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
     /// Print a completion script for a shell.
@@ -146,15 +150,18 @@ pub struct ListArgs {
     pub json: JsonArg,
 }
 
-/// Prove that a replica can be restored.
+/// Prove that a replica is whole.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
 pub struct VerifyArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Also restore the newest commit to a temporary file and have the engine check it.
+    /// Read every object and recompute every checksum over every commit, instead of names, sizes and tables.
     #[arg(long)]
     pub deep: bool,
+    /// A newest commit that is older than this (30m, 24h) is a finding.
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<String>,
     #[command(flatten)]
     pub json: JsonArg,
 }

@@ -28,6 +28,8 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
     match command {
         Command::Run(args) => run::execute(args, environment),
         Command::Restore(args) => reading::execute_restore(args, environment).map(|()| DONE),
+        Command::List(args) => reading::execute_list(args, environment).map(|()| DONE),
+        Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),
         Command::Man(args) => man::execute(&args).map(|()| DONE),

@@ -5,10 +5,13 @@ use std::path::Path;
 
 use jiff::tz::TimeZone;
 
+use super::list::{self, ListOptions, ListWhat};
 use super::restore::{self, RestoreOptions, Surroundings};
 use super::source::{Source, open};
-use super::{engine_of, runtime};
-use crate::cli::RestoreArgs;
+use super::verify::{self, VerifyOptions};
+use super::{engine_of, print, runtime};
+use crate::cli::{ListArgs, RestoreArgs, VerifyArgs};
+use crate::config::units::parse_duration;
 use crate::config::{Environment, ReplicaConfig};
 use crate::error::{Error, ExitCode};
 use crate::restore::DEFAULT_JOBS;
@@ -36,6 +39,63 @@ pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Resul
         progress: std::io::stderr().is_terminal(),
     };
     runtime()?.block_on(restore_from_any(&source.replicas, &options, &surroundings(), &mut std::io::stdout()))
+}
+
+/// Lists every replica of the source, one after the other.
+pub fn execute_list(args: ListArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let source = Source::resolve(&args.source, environment)?;
+    let what = match (args.generations, args.snapshots, args.segments, args.commits) {
+        (true, ..) => ListWhat::Generations,
+        (_, true, ..) => ListWhat::Snapshots,
+        (_, _, true, _) => ListWhat::Segments,
+        (.., true) => ListWhat::Commits,
+        _ => ListWhat::Summary,
+    };
+    let options = ListOptions { what, from: args.from, to: args.to, json: args.json.on };
+    let around = surroundings();
+    let runtime = runtime()?;
+    for_each_replica(&source, options.json, |replica| {
+        let store = open(replica)?;
+        runtime.block_on(list::run(store, &options, &around, &mut std::io::stdout()))
+    })
+}
+
+/// Verifies every replica of the source, one after the other.
+pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let source = Source::resolve(&args.source, environment)?;
+    let max_age = args.max_age.as_deref().map(parse_duration).transpose().map_err(Error::usage)?;
+    let progress = std::io::stderr().is_terminal();
+    let options = VerifyOptions { deep: args.deep, max_age, json: args.json.on, progress, ..VerifyOptions::default() };
+    let around = surroundings();
+    let runtime = runtime()?;
+    for_each_replica(&source, options.json, |replica| {
+        let store = open(replica)?;
+        runtime.block_on(verify::run(store, &options, &around, &mut std::io::stdout()))
+    })
+}
+
+/// What is wrong with one replica does not hide the others; the first error is the command's. As JSON, every replica is a
+/// document of its own.
+fn for_each_replica(
+    source: &Source,
+    json: bool,
+    mut look: impl FnMut(&ReplicaConfig) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let many = source.replicas.len() > 1;
+    let mut first_error = None;
+    for replica in &source.replicas {
+        if many && !json {
+            print(&format!("replica {}\n", replica.shown_url()))?;
+        }
+        match look(replica) {
+            Err(error) if first_error.is_none() => {
+                first_error = Some(if many { error.context(replica.shown_url()) } else { error });
+            }
+            Err(error) => tracing::error!(replica = replica.shown_url(), "{}", error.report()),
+            Ok(()) => {}
+        }
+    }
+    first_error.map_or(Ok(()), Err)
 }
 
 /// Restores from the first replica that can. Where none can, the first one's error is told; but a replica that does not
