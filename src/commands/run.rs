@@ -247,6 +247,7 @@ fn start(database: &DatabaseConfig, engine: Arc<dyn Engine>) -> Result<Working, 
         poll_interval: s.poll_interval,
         snapshot_interval: s.snapshot_interval,
         spool_limit: s.spool_limit,
+        ..Settings::new(&database.path)
     };
     let mut replicas = Vec::new();
     for replica in &database.replicas {
