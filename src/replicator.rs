@@ -132,6 +132,8 @@ pub struct Replicator {
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
     capture: Option<thread::JoinHandle<()>>,
+    /// Held by the capturing thread too: whichever ends last lets go of the state directory.
+    _lock: Arc<Flock<File>>,
 }
 
 impl Replicator {
@@ -155,22 +157,25 @@ impl Replicator {
     ) -> Result<Replicator, StartError> {
         let unusable = |source| StartError::StateDir { path: settings.state_dir.clone(), source };
         disk.create_dirs(&settings.state_dir).map_err(unusable)?;
-        let lock = lock(&settings)?;
+        let lock = Arc::new(lock(&settings)?);
         let names: Vec<String> = replicas.iter().map(|(name, _)| name.clone()).collect();
         let status = Status::new(&settings.name, names, settings.spool_limit, clock.clone());
         let spool = Spool::open(&settings.state_dir, settings.spool_limit, replicas.len(), disk, status.clone());
         let spool = Arc::new(spool.map_err(unusable)?);
         let replicas = replicas.into_iter().map(|(_, store)| Replica::new(store)).collect();
-        let shared = Arc::new(Shared::new(settings, status, spool, clock, replicas, lock));
+        let shared = Arc::new(Shared::new(settings, status, spool, clock, replicas));
         let runtime = Handle::current();
         let tasks = (0..shared.replicas.len()).map(|index| runtime.spawn(ship::run(shared.clone(), index))).collect();
         let capture = {
-            let shared = shared.clone();
+            let (shared, lock) = (shared.clone(), lock.clone());
             let name = format!("capture {}", shared.settings.name);
-            let spawned = thread::Builder::new().name(name).spawn(move || capture::run(shared, engine, runtime));
+            let spawned = thread::Builder::new().name(name).spawn(move || {
+                capture::run(shared, engine, runtime);
+                drop(lock);
+            });
             spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?
         };
-        Ok(Replicator { shared, tasks, capture: Some(capture) })
+        Ok(Replicator { shared, tasks, capture: Some(capture), _lock: lock })
     }
 
     pub fn status(&self) -> &Status {
@@ -276,6 +281,11 @@ impl Replicator {
             if let Some(capture) = self.capture.take() {
                 tokio::task::spawn_blocking(move || capture.join().ok()).await.ok();
             }
+        }
+        for task in self.tasks.drain(..) {
+            task.abort();
+            // Cancelled, or ended before.
+            task.await.ok();
         }
         let replicas = self.status().snapshot().replicas.into_iter().map(|replica| {
             let complete = captured.is_some_and(|place| replica.shipped >= place) && !replica.state.is_final();

@@ -1,12 +1,10 @@
 //! What the tasks of one database share.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::Flock;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::engine::EngineKind;
@@ -56,20 +54,12 @@ pub(super) struct Shared {
     pub course: watch::Sender<Option<Course>>,
     /// Per replica: somebody wants a snapshot now.
     pub asked: Vec<Notify>,
-    _lock: Flock<File>,
     contacts: Mutex<Vec<Option<Contact>>>,
     commands: Mutex<Vec<Command>>,
 }
 
 impl Shared {
-    pub fn new(
-        settings: Settings,
-        status: Status,
-        spool: Arc<Spool>,
-        clock: Clock,
-        replicas: Vec<Replica>,
-        lock: Flock<File>,
-    ) -> Shared {
+    pub fn new(settings: Settings, status: Status, spool: Arc<Spool>, clock: Clock, replicas: Vec<Replica>) -> Shared {
         Shared {
             contacts: Mutex::new(vec![None; replicas.len()]),
             settings,
@@ -80,7 +70,6 @@ impl Shared {
             writer: format!("{:032x}", rand::random::<u128>()),
             course: watch::channel(None).0,
             asked: replicas.iter().map(|_| Notify::new()).collect(),
-            _lock: lock,
             replicas,
             commands: Mutex::new(Vec::new()),
         }

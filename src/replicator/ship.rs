@@ -36,11 +36,7 @@ pub(super) struct Shipping {
 pub(super) async fn run(shared: Arc<Shared>, index: usize) {
     let replica = shared.replicas[index].clone();
     let result = match start(&shared, &replica, index).await {
-        Ok(mut shipping) => {
-            let result = shipping.run().await;
-            shipping.snapshots.abort();
-            result
-        }
+        Ok(mut shipping) => shipping.run().await,
         Err(end) => Err(end),
     };
     let Err(end) = result else { return };

@@ -150,6 +150,12 @@ impl Snapshots {
     }
 }
 
+impl Drop for Snapshots {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
 fn place_of(name: &SnapshotName) -> Place {
     Place { generation: name.generation, txid: name.txid }
 }
