@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `begin.rs`, `resume.rs`, `rebuild.rs` | where to go on: local state, the replicas, or a new generation |
 //! | `capture.rs`, `attach.rs` | the capturing thread |
+//! | `pace.rs` | events or a timer |
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
 //! | `shared.rs` | what they share |
@@ -30,6 +31,7 @@ mod attach;
 mod begin;
 mod capture;
 mod copy;
+mod pace;
 mod rebuild;
 pub mod resume;
 mod shared;

@@ -44,9 +44,13 @@ impl Bell {
 /// Rings a bell when something happens to a database's files, for as long as it lives.
 ///
 /// The directory is watched and not the files: a watch on a file dies with it, and a WAL is deleted and created again.
+///
+/// Every event costs the writer time, so a busy database is better looked at by a timer, with the watch disarmed.
 #[derive(Debug)]
 pub struct Watcher {
-    _watcher: notify::RecommendedWatcher,
+    watcher: notify::RecommendedWatcher,
+    directory: PathBuf,
+    is_armed: bool,
 }
 
 impl Watcher {
@@ -61,7 +65,21 @@ impl Watcher {
         };
         let mut watcher = notify::recommended_watcher(ring)?;
         watcher.watch(&directory, RecursiveMode::NonRecursive)?;
-        Ok(Watcher { _watcher: watcher })
+        Ok(Watcher { watcher, directory, is_armed: true })
+    }
+
+    pub fn is_armed(&self) -> bool {
+        self.is_armed
+    }
+
+    /// Arms or disarms the watch. What happened while it was disarmed rings no bell: look after arming it.
+    pub fn set_armed(&mut self, armed: bool) -> notify::Result<()> {
+        match armed {
+            true => self.watcher.watch(&self.directory, RecursiveMode::NonRecursive)?,
+            false => self.watcher.unwatch(&self.directory)?,
+        }
+        self.is_armed = armed;
+        Ok(())
     }
 }
 
@@ -104,6 +122,21 @@ mod tests {
             assert!(bell.wait_until(soon()), "{file}");
         }
         drop(watcher);
+    }
+
+    /// A disarmed watch rings for nothing, and rings again once it is armed.
+    #[test]
+    fn a_disarmed_watch_is_silent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let database = directory.path().join("app.db");
+        let bell = Arc::new(Bell::default());
+        let mut watcher = Watcher::start(&database, bell.clone()).expect("a watch");
+        watcher.set_armed(false).expect("disarmed");
+        std::fs::write(&database, b"x").expect("written");
+        assert!(!bell.wait_until(Instant::now() + Duration::from_millis(100)));
+        watcher.set_armed(true).expect("armed");
+        std::fs::write(&database, b"y").expect("written");
+        assert!(bell.wait_until(soon()));
     }
 
     /// A bell rung before anybody waited is heard, once.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::attach::Loss;
 use super::begin::{Beginning, Begun, Ended, new_course};
 use super::copy::{Copy, Step};
+use super::pace::{LOOK, Pace};
 use super::shared::{Backoff, Command, Course, Shared};
 use crate::engine::{Engine, EngineError, Poll, Resume, Source, TransactionSink};
 use crate::position::{RepairReason, Term, Txid};
@@ -43,6 +44,7 @@ pub(super) struct Capture {
     pub(super) retry_at: Instant,
     pub(super) backoff: Backoff,
     next_poll: Instant,
+    pace: Pace,
     last_seal: Option<Instant>,
     save_at: Option<Instant>,
     /// The first is being served.
@@ -87,6 +89,7 @@ impl Capture {
             retry_at: now,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
             next_poll: now,
+            pace: Pace::default(),
             last_seal: None,
             save_at: None,
             copies: Vec::new(),
@@ -139,6 +142,22 @@ impl Capture {
         if self.source.is_some() {
             self.copy();
         }
+        self.arm();
+    }
+
+    /// File events while the database is quiet, the timer while it is busy.
+    fn arm(&mut self) {
+        let wanted = self.source.is_none() || !self.pace.is_busy();
+        let Some(watcher) = self.watcher.as_mut().filter(|watcher| watcher.is_armed() != wanted) else { return };
+        match watcher.set_armed(wanted) {
+            // What happened while nobody watched is seen by one more look.
+            Ok(()) => self.next_poll = self.next_poll.min(Instant::now() + if wanted { Duration::ZERO } else { LOOK }),
+            Err(error) => {
+                tracing::warn!("cannot watch {}: {error}", self.shared.settings.path.display());
+                // The timer does the work until the watch begins anew with the next attachment.
+                self.watcher = None;
+            }
+        }
     }
 
     fn deadline(&self) -> Instant {
@@ -175,8 +194,10 @@ impl Capture {
             }
         };
         self.backoff.reset();
-        let pause = poll.again_in.unwrap_or(Duration::MAX).min(self.shared.settings.poll_interval);
-        self.next_poll = Instant::now() + pause;
+        let now = Instant::now();
+        self.pace.looked(now, poll.commits);
+        let longest = if self.pace.is_busy() { LOOK } else { self.shared.settings.poll_interval };
+        self.next_poll = now + poll.again_in.unwrap_or(Duration::MAX).min(longest);
         self.shared.status.wal_bytes(poll.wal_bytes);
         self.shared.status.set_state(match poll.first_read {
             Some((done, total)) => State::FirstRead { done, total },

@@ -17,7 +17,10 @@ fn bad_times() -> Vec<(&'static str, Rule)> {
     vec![
         ("503 before", rule(When::Before, Fault::Answer(503, "SlowDown", None)).probability(0.4)),
         ("429 with Retry-After", rule(When::Before, Fault::Answer(429, "TooManyRequests", Some(1))).probability(0.3)),
-        ("409 on put", rule(When::Before, Fault::Answer(409, "ConditionalRequestConflict", None)).op(Op::Put).probability(0.3)),
+        (
+            "409 on put",
+            rule(When::Before, Fault::Answer(409, "ConditionalRequestConflict", None)).op(Op::Put).probability(0.3),
+        ),
         ("lost responses", rule(When::After, Fault::Answer(500, "InternalError", None)).op(Op::Put).probability(0.4)),
         ("resets after the work", rule(When::After, Fault::Reset).op(Op::Put).probability(0.4)),
         ("resets", rule(When::Before, Fault::Reset).probability(0.3)),
@@ -81,7 +84,12 @@ fn a_faulty_store_costs_time_and_nothing_else() {
         verify(&path, &ledger);
         remove(&path);
     }
-    println!("faulty store: {} faults, {} commits, {} requests", server.faults_injected(), commits.len(), server.requests());
+    println!(
+        "faulty store: {} faults, {} commits, {} requests",
+        server.faults_injected(),
+        commits.len(),
+        server.requests()
+    );
 }
 
 /// An idle database causes no request at all, and a busy one about one for every interval with commits in it.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::from_environment;
 use super::rig::{Rig, eventually, remove, seed, stop};
 use super::verify::verify;
 use super::writer::{WriterPlan, create_database};
-use super::from_environment;
 
 /// After 200 rounds of SIGKILL to the writer, the replicator or both, every commit that was listed as shipped in any
 /// round is still restorable with the same content, and the newest state is the live one.
@@ -66,7 +66,8 @@ fn nothing_shipped_is_lost_when_writer_and_replicator_are_killed() {
     for _ in 0..from_environment("REPLICATE_KILL_POINTS", 100) {
         let commit = &commits[random.random_range(0..commits.len())];
         let point = format!("txid:{}", commit.txid);
-        let path = rig.restore(&rig.urls[0], &point, "sample.db").unwrap_or_else(|output| panic!("{point}: {output:?}"));
+        let path =
+            rig.restore(&rig.urls[0], &point, "sample.db").unwrap_or_else(|output| panic!("{point}: {output:?}"));
         verify(&path, &ledger);
         remove(&path);
     }

@@ -159,6 +159,7 @@ pub fn eventually(limit: Duration, mut test: impl FnMut() -> bool) -> bool {
 }
 
 /// A seed from the environment variable `REPLICATE_SEED`, or a new one; printed, so that a failure can be replayed.
+#[expect(clippy::disallowed_methods, reason = "what a test is to do comes from its environment")]
 pub fn seed(test: &str) -> u64 {
     let given = std::env::var("REPLICATE_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given.unwrap_or_else(|| rand::random::<u32>().into());
