@@ -234,7 +234,7 @@ impl Verifier<'_> {
                 let key = ObjectName::Part { generation, hash: part.hash }.key();
                 let size = sizes.get(&key).copied();
                 if seen.insert(part.hash) && size != Some(part.stored_len) {
-                    wrong.push((key, size, part.stored_len));
+                    wrong.push((key, size, *part));
                 }
             }
             if wrong.is_empty() {
@@ -245,12 +245,16 @@ impl Verifier<'_> {
                 self.report.notes.push(format!("{manifest_key} was removed meanwhile"));
                 continue;
             }
-            for (key, size, wanted) in wrong {
-                let problem = match size {
-                    None => format!("is missing; {manifest_key} needs it"),
-                    Some(size) => format!("has {size} bytes; {manifest_key} says {wanted}"),
+            for (key, size, part) in wrong {
+                let fault = match size {
+                    None => Fault::object(&key, format_args!("is missing; {manifest_key} needs it")),
+                    // The same content may have been put earlier, compressed in another way; only reading it tells.
+                    Some(_) => match parts::read_part(self.reading.clone(), generation, part, manifest.grid()).await {
+                        Ok(_) => continue,
+                        Err(fault) => fault,
+                    },
                 };
-                self.find(Some(generation), Some(key), problem);
+                self.fault(Some(generation), fault).await?;
             }
         }
         self.report.parts += seen.len() as u64;

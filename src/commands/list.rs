@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::commands::restore::{Surroundings, print_text, print_value};
 use crate::error::{Error, ExitCode};
-use crate::inventory::{Inventory, Listed, Moment};
+use crate::inventory::{Inventory, Listed, Moment, Window};
 use crate::layout::{ObjectName, SegmentName};
 use crate::position::{Commit, CommitKind, Generation, TimeMs, Txid};
 use crate::restore::point::{self, Point, format_time};
@@ -109,10 +109,14 @@ pub async fn run(
     let mut facts = Vec::new();
     for generation in generations {
         let inventory = reading.inventory(generation).await.map_err(no_object)?;
-        let lister = Lister { reading: &reading, inventory: &inventory, span };
+        let windows = match options.what {
+            ListWhat::Snapshots | ListWhat::Segments => Vec::new(),
+            _ => Planner::new(reading.clone()).windows(&inventory).await,
+        };
+        let lister = Lister { reading: &reading, inventory: &inventory, windows, span };
         let (text, value) = match options.what {
             ListWhat::Summary => lister.summary(&mut damage).await?,
-            ListWhat::Generations => lister.generation().await,
+            ListWhat::Generations => lister.generation(),
             ListWhat::Snapshots => lister.snapshots(),
             ListWhat::Segments => lister.segments(),
             ListWhat::Commits => lister.commits(&mut damage).await?,
@@ -137,6 +141,7 @@ pub async fn run(
 struct Lister<'a> {
     reading: &'a Reading,
     inventory: &'a Inventory,
+    windows: Vec<Window>,
     span: Span,
 }
 
@@ -167,8 +172,8 @@ impl Lister<'_> {
         })
     }
 
-    async fn generation(&self) -> (String, Value) {
-        let windows = Planner::new(self.reading.clone()).windows(self.inventory).await;
+    fn generation(&self) -> (String, Value) {
+        let windows = &self.windows;
         let mut value = self.base_facts();
         value["windows"] =
             windows.iter().map(|w| json!({ "from": moment_json(&w.from), "to": moment_json(&w.to) })).collect();
@@ -176,7 +181,7 @@ impl Lister<'_> {
             format!("generation {}, begun {}\n", self.generation_id(), format_time(self.generation_id().began()));
         let (snapshots, segments) = (self.inventory.snapshots.len(), self.inventory.segments.len());
         text.push_str(&format!("  {snapshots} snapshots, {segments} segments\n"));
-        for window in &windows {
+        for window in windows {
             text.push_str(&format!("  restorable  {}\n", DisplayWindow(window)));
         }
         if windows.is_empty() {
@@ -196,7 +201,7 @@ impl Lister<'_> {
     }
 
     async fn summary(&self, damage: &mut Vec<String>) -> Result<(String, Value), Error> {
-        let (mut text, mut value) = self.generation().await;
+        let (mut text, mut value) = self.generation();
         let mut segments = self.span.segments(self.inventory);
         let unread = segments.len().saturating_sub(MAX_SUMMARY_SEGMENTS);
         let examined_from = segments.get(unread).map(|s| s.name.first);
@@ -272,7 +277,6 @@ impl Lister<'_> {
 
     /// The commits of these segments, each once, in order, from their commit tables alone.
     async fn read(&self, segments: Vec<Listed<SegmentName>>, damage: &mut Vec<String>) -> Result<Vec<Line>, Error> {
-        let windows = Planner::new(self.reading.clone()).windows(self.inventory).await;
         let reading = self.reading;
         let indexes = stream::iter(segments).map(|segment| async move {
             match reading.index(&segment).await {
@@ -296,7 +300,7 @@ impl Lister<'_> {
                 let commit = entry.commit;
                 if commit.txid > last {
                     last = commit.txid;
-                    let restorable = windows.iter().any(|w| (w.from.txid..=w.to.txid).contains(&commit.txid));
+                    let restorable = self.windows.iter().any(|w| (w.from.txid..=w.to.txid).contains(&commit.txid));
                     if self.span.holds(commit.time) {
                         lines.push(Line { commit, restorable });
                     }

@@ -1,6 +1,7 @@
 //! `replicate verify`: is this replica whole?
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,12 @@ use crate::commands::progress::Bar;
 use crate::commands::restore::{Surroundings, print_text, print_value};
 use crate::error::{Error, ExitCode};
 use crate::position::{Generation, Txid};
-use crate::restore::{DEFAULT_JOBS, DisplayMoment, MAX_JOBS, Reading};
+use crate::restore::point::Point;
+use crate::restore::{
+    DEFAULT_JOBS, DisplayMoment, Execution, MAX_JOBS, Reading, Request, RestoreError, no_object, restore,
+};
 use crate::store::Store;
-use crate::verify::{Report, Verification, verify};
+use crate::verify::{Finding, Report, Verification, verify};
 
 /// What is asked for, as plain data.
 #[derive(Debug, Clone)]
@@ -21,6 +25,8 @@ pub struct VerifyOptions {
     pub max_age: Option<Duration>,
     /// Everything up to here was shipped, as the state directory of a configured database knows.
     pub shipped: Option<(Generation, Txid)>,
+    /// Where the newest commit is restored to, and removed again, when everything is read.
+    pub scratch: PathBuf,
     pub jobs: usize,
     pub json: bool,
     /// Show how far it has come, on stderr.
@@ -29,7 +35,15 @@ pub struct VerifyOptions {
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        VerifyOptions { deep: false, max_age: None, shipped: None, jobs: DEFAULT_JOBS, json: false, progress: false }
+        VerifyOptions {
+            deep: false,
+            max_age: None,
+            shipped: None,
+            scratch: std::env::temp_dir(),
+            jobs: DEFAULT_JOBS,
+            json: false,
+            progress: false,
+        }
     }
 }
 
@@ -51,7 +65,11 @@ pub async fn run(
         now: around.now,
         progress: Arc::new(Bar::new(options.progress)),
     };
-    let report = verify(&Reading::new(store), &how).await?;
+    let reading = Reading::new(store);
+    let mut report = verify(&reading, &how).await?;
+    if options.deep && report.findings.is_empty() && report.newest.is_some() {
+        drill(&reading, &how, options, around, &mut report).await?;
+    }
     drop(how);
     match options.json {
         true => print_value(out, &report.to_json(options.deep))?,
@@ -67,6 +85,66 @@ pub async fn run(
     };
     let text = format!("{} findings:\n  {}{more}", report.findings.len(), named.join("\n  "));
     Err(Error::new(ExitCode::Damaged, text).next_step("see what can be restored: replicate list"))
+}
+
+/// A directory of our own, removed with everything in it.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the scratch directory could not be removed");
+        }
+    }
+}
+
+/// Restores the newest commit as `restore` would, has the engine check it where this build has the engine, and removes it.
+async fn drill(
+    reading: &Reading,
+    how: &Verification,
+    options: &VerifyOptions,
+    around: &Surroundings,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let engine = reading.marker().await.map_err(no_object)?.and_then(around.engine);
+    let path = options.scratch.join(format!("replicate-verify-{}-{:08x}", std::process::id(), around.random));
+    std::fs::create_dir(&path).map_err(RestoreError::io("cannot create the scratch directory", &path))?;
+    let scratch = Scratch(path);
+    let execution = Execution {
+        target: scratch.0.join("database"),
+        overwrite: false,
+        jobs: how.jobs,
+        engine: engine.is_some().then_some(around.engine),
+        now: around.now,
+        random: around.random,
+        progress: how.progress.clone(),
+    };
+    let problem = match restore(reading, &Request { point: Point::Newest, generation: None }, &execution).await {
+        Ok(restored) => {
+            let (commit, by) =
+                (restored.plan.commit.txid.0, if restored.checked { ", and its engine accepts it" } else { "" });
+            report.notes.push(format!("{}/{commit} was restored to prove it{by}", restored.plan.generation));
+            return Ok(());
+        }
+        Err(RestoreError::NoSpace { folder, needed_bytes, .. }) => {
+            let folder = folder.display();
+            report
+                .notes
+                .push(format!("the newest commit was not restored: {needed_bytes} bytes are not free in {folder}"));
+            return Ok(());
+        }
+        // A generation without a whole snapshot yet was noted already.
+        Err(RestoreError::Nothing(_)) => return Ok(()),
+        Err(error @ (RestoreError::Damaged(_) | RestoreError::NotAccepted { .. })) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    let generation = report.newest.map(|(generation, _)| generation);
+    report.findings.push(Finding {
+        generation,
+        object: None,
+        problem: format!("the newest commit does not restore: {problem}"),
+    });
+    Ok(())
 }
 
 fn text(report: &Report, deep: bool) -> String {

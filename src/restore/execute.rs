@@ -84,6 +84,9 @@ pub async fn restore(reading: &Reading, request: &Request, how: &Execution) -> R
         for note in &plan.notes {
             how.progress.note(note);
         }
+        for path in target.left_behind() {
+            how.progress.note(&format!("{} is of a restore that still runs or was killed", path.display()));
+        }
         let fault = match attempt(reading, &plan, &target, how).await {
             Ok(kept) => {
                 let checked = how.engine.is_some();

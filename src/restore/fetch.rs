@@ -14,8 +14,8 @@ use crate::restore::apply::{Apply, needed_blocks};
 use crate::restore::error::Fault;
 use crate::restore::files::Files;
 use crate::restore::plan::RestorePlan;
-use crate::restore::reading::Reading;
-use crate::segment::{Index, PartRef, decode_part};
+use crate::restore::reading::{Reading, prove_part};
+use crate::segment::Index;
 use crate::store::Key;
 
 /// Bytes of a segment that is fetched whole; a larger one is fetched in ranges of about this size. With the number of
@@ -43,24 +43,15 @@ pub async fn parts(
         let key = ObjectName::Part { generation: plan.generation, hash: part.hash }.key();
         let write = files.part_writer();
         running.spawn(async move {
-            let object = reading.whole(&key, part.stored_len).await?;
+            let object = reading.part(&key).await?;
             advance(part.stored_len);
-            in_background(move || write_part(&key, &object, &part, write)).await
+            in_background(move || prove_part(&key, &object, &part, write)).await
         });
     }
     while let Some(result) = running.join_next().await {
         joined(Some(result))?;
     }
     Ok(())
-}
-
-fn write_part(
-    key: &Key,
-    object: &Bytes,
-    part: &PartRef,
-    write: impl Fn(crate::extent::Extent<'_>) -> std::io::Result<()>,
-) -> Result<(), Fault> {
-    decode_part(object, part, write).map_err(|error| Fault::segment(key, error))
 }
 
 fn joined(result: Option<Result<Result<(), Fault>, tokio::task::JoinError>>) -> Result<(), Fault> {

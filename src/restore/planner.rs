@@ -97,7 +97,12 @@ impl Planner {
         for &generation in all.iter().rev().filter(|&&generation| asked.is_none_or(|asked| asked == generation)) {
             let inventory = self.reading.inventory(generation).await.map_err(no_object)?;
             let Some(oldest) = inventory.snapshots.first() else {
-                notes.push(format!("generation {generation} has no whole snapshot yet; it cannot be restored"));
+                let note = format!("generation {generation} has no whole snapshot yet; it cannot be restored");
+                if matches!(request.point, Point::Txid(_)) {
+                    // The same number of an older generation is another commit.
+                    return Err(RestoreError::Nothing(format!("{note}; name the generation that the txid is of")));
+                }
+                notes.push(note);
                 continue;
             };
             match request.point {

@@ -1,5 +1,6 @@
 //! Reading a replica for a restore: every failure is told apart by what it means there, see `Fault`.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,12 +8,15 @@ use bytes::Bytes;
 
 use crate::checksum::PageMap;
 use crate::engine::EngineKind;
+use crate::extent::Extent;
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, ObjectName, SegmentName, SnapshotName};
 use crate::position::Generation;
 use crate::replica::{LAYOUT_VERSION, Marker, Replica, ReplicaError};
 use crate::restore::error::Fault;
-use crate::segment::{Index, Manifest, SegmentError, TAIL_READ_BYTES, Tail};
+use crate::segment::{
+    Index, MAX_PART_OBJECT_BYTES, Manifest, PartRef, SegmentError, TAIL_READ_BYTES, Tail, decode_part,
+};
 use crate::store::{Key, ObjectMeta, Outcome, Store};
 
 /// Bytes of a marker that are read; ours has some two hundred.
@@ -118,6 +122,16 @@ impl Reading {
         self.replica.read_index(*segment).await.map_err(|error| from_replica(&key, error))
     }
 
+    /// A part's object. A part is named by its content: an earlier snapshot may have put the same content compressed in
+    /// another way, so its size is not what the manifest says for certain.
+    pub async fn part(&self, key: &Key) -> Result<Bytes, Fault> {
+        let bytes = self.replica.store().get(key, None).await.map_err(|error| Fault::request(key, error))?;
+        match bytes.len() as u64 {
+            0..=MAX_PART_OBJECT_BYTES => Ok(bytes),
+            bytes => Err(Fault::object(key, format_args!("has {bytes} bytes, more than any part"))),
+        }
+    }
+
     pub async fn range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, Fault> {
         let wanted = range.end.saturating_sub(range.start);
         let bytes = self.replica.store().get(key, Some(range)).await.map_err(|error| Fault::request(key, error))?;
@@ -129,6 +143,17 @@ impl Reading {
         let bytes = self.replica.store().get(key, None).await.map_err(|error| Fault::request(key, error))?;
         expect_length(key, bytes, size)
     }
+}
+
+/// Proves a part's object, whatever its size as stored, and hands its extents to `take`.
+pub fn prove_part(
+    key: &Key,
+    object: &[u8],
+    part: &PartRef,
+    take: impl FnMut(Extent<'_>) -> io::Result<()>,
+) -> Result<(), Fault> {
+    let part = PartRef { stored_len: object.len() as u64, ..*part };
+    decode_part(object, &part, take).map_err(|error| Fault::segment(key, error))
 }
 
 fn expect_length(key: &Key, bytes: Bytes, wanted: u64) -> Result<Bytes, Fault> {

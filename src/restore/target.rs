@@ -127,10 +127,23 @@ impl Target {
         RestoreError::NoSpace { folder: self.folder.clone(), needed_bytes, free_bytes }
     }
 
+    /// How the names of unfinished files of this target begin.
+    fn unfinished_prefix(&self) -> String {
+        format!(".{}.restore-", self.path.file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// Files that other restores of this target have not finished: they run still, or were killed.
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let prefix = self.unfinished_prefix();
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok().map(|entry| entry.file_name()));
+        names.filter(|name| name.to_string_lossy().starts_with(&prefix)).map(|name| self.folder.join(name)).collect()
+    }
+
     /// Names beside the target that nobody else uses.
     pub fn unfinished(&self, engine: EngineKind, random: u32) -> Unfinished {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let main = self.folder.join(format!(".{name}.restore-{}-{random:08x}", std::process::id()));
+        let name = format!("{}{}-{random:08x}", self.unfinished_prefix(), std::process::id());
+        let main = self.folder.join(name);
         let wal = with_ending(&main, ".wal");
         Unfinished::new(main, wal, companions(engine))
     }

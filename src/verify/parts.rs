@@ -10,8 +10,8 @@ use crate::extent::{FileId, PageGrid};
 use crate::inventory::Inventory;
 use crate::layout::{ObjectName, PartHash};
 use crate::position::Generation;
-use crate::restore::{Fault, Reading, RestoreError, in_background};
-use crate::segment::{PageRun, PartRef, decode_part};
+use crate::restore::{Fault, Reading, RestoreError, in_background, prove_part};
+use crate::segment::{PageRun, PartRef};
 
 /// The hashes of the pages that a part holds, first page first. Empty when it could not be read.
 type Hashes = HashMap<PartHash, Vec<u64>>;
@@ -92,7 +92,8 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Pages that the commits after a snapshot's base and up to its own may have touched. `None` when a segment of them cannot
+    /// Pages that the commits after a snapshot's base and up to its own may have changed, those that were cut off for a while
+    /// among them. `None` when a segment of them cannot
     /// be read or has another grid, which is told elsewhere.
     async fn touched(&self, inventory: &Inventory, known: &Known) -> Result<Option<Vec<PageRun>>, RestoreError> {
         let (base, txid) = (known.manifest.base, known.manifest.commit.txid);
@@ -103,6 +104,11 @@ impl Verifier<'_> {
             if index.header.grid != known.manifest.grid() {
                 return Ok(None);
             }
+            let since = index.commits.iter().filter(|entry| entry.commit.txid > base && entry.commit.txid <= txid);
+            if let Some(shortest) = since.map(|entry| entry.commit.lengths.main).min() {
+                let first = index.header.grid.pages(shortest);
+                touched.push(PageRun { first, count: u64::MAX - first });
+            }
             for number in crate::restore::needed_blocks(&index, base, txid) {
                 touched.extend_from_slice(index.page_runs(number));
             }
@@ -112,19 +118,23 @@ impl Verifier<'_> {
 }
 
 /// Reads a part, proves it and hashes its pages.
-async fn read_part(reading: Reading, generation: Generation, part: PartRef, grid: PageGrid) -> Result<Vec<u64>, Fault> {
+pub(super) async fn read_part(
+    reading: Reading,
+    generation: Generation,
+    part: PartRef,
+    grid: PageGrid,
+) -> Result<Vec<u64>, Fault> {
     let key = ObjectName::Part { generation, hash: part.hash }.key();
-    let object = reading.whole(&key, part.stored_len).await?;
+    let object = reading.part(&key).await?;
     in_background(move || {
         let length = usize::try_from(part.len).map_err(|_| Fault::object(&key, "is too long"))?;
         let mut content = vec![0; length];
-        decode_part(&object, &part, |extent| {
+        prove_part(&key, &object, &part, |extent| {
             // The decoder has checked that extents lie within the part.
             let start = (extent.offset - part.offset) as usize;
             content[start..start + extent.data.len()].copy_from_slice(extent.data);
             Ok(())
-        })
-        .map_err(|error| Fault::segment(&key, error))?;
+        })?;
         Ok(page_hashes(grid, &part, &content))
     })
     .await

@@ -10,7 +10,9 @@ use replicate::position::{TimeMs, Txid};
 use replicate::store::Store;
 
 mod damage;
+mod engine;
 mod history;
+mod hostile;
 mod list;
 mod points;
 mod target;

@@ -94,18 +94,23 @@ impl Writer {
         TimeMs(self.now)
     }
 
-    /// A new generation with its initial commit and first snapshot.
+    /// A new generation with its initial commit, of random pages.
     pub async fn begin_generation(&mut self, grid: PageGrid) {
-        self.seal().await;
-        self.now += 1000;
-        let generation = Generation::new(TimeMs(self.now), self.random.next() as u32);
-        let claim = ObjectName::Term { generation, term: self.term }.key();
-        put(&*self.store, &claim, &b"{}"[..]).await;
         let pages = 3 + self.random.below(20);
         let mut content = Vec::new();
         for page in 0..pages {
             content.extend(self.page_content(grid, page));
         }
+        self.begin_with(grid, content).await;
+    }
+
+    /// A new generation whose initial commit has this content.
+    pub async fn begin_with(&mut self, grid: PageGrid, content: Vec<u8>) {
+        self.seal().await;
+        self.now += 1000;
+        let generation = Generation::new(TimeMs(self.now), self.random.next() as u32);
+        let claim = ObjectName::Term { generation, term: self.term }.key();
+        put(&*self.store, &claim, &b"{}"[..]).await;
         let commit = self.commit_of(&content, grid, Txid(1), CommitKind::Initial);
         self.models.push(GenerationModel { generation, states: Vec::new(), snapshots: Vec::new() });
         self.write_commit(&content.clone(), State { commit, content }).await;
@@ -187,6 +192,13 @@ impl Writer {
         for chunk in content[..pages * size].chunks_mut(8) {
             chunk.copy_from_slice(&self.random.next().to_le_bytes());
         }
+        let commit = self.commit_of(&content, last.grid, last.txid.next(), CommitKind::Captured);
+        self.write_commit(&old, State { commit, content }).await;
+    }
+
+    /// One commit after which the database has this content.
+    pub async fn commit_content(&mut self, content: Vec<u8>) {
+        let State { commit: last, content: old } = self.model().newest().clone();
         let commit = self.commit_of(&content, last.grid, last.txid.next(), CommitKind::Captured);
         self.write_commit(&old, State { commit, content }).await;
     }
@@ -296,7 +308,9 @@ impl Writer {
         }
         let (part, object) = writer.finish(stop as u64).expect("a part");
         let key = ObjectName::Part { generation: model.generation, hash: part.hash }.key();
-        self.store.put(&key, Body::Bytes(object), PutMode::Replace).await.expect("put");
+        // As a writer does: content that is there already stays as it was put, however it was compressed.
+        let put = self.store.put(&key, Body::Bytes(object), PutMode::Create).await;
+        assert!(put.is_ok() || self.store.get(&key, None).await.is_ok());
         part
     }
 }

@@ -10,8 +10,10 @@ use super::*;
 
 async fn verified(store: &Arc<dyn Store>, options: VerifyOptions) -> (serde_json::Value, Option<ExitCode>) {
     let mut out = Vec::new();
-    let options = VerifyOptions { json: true, ..options };
+    let scratch = scratch();
+    let options = VerifyOptions { json: true, scratch: scratch.path().to_owned(), ..options };
     let result = verify::run(store.clone(), &options, &around(u64::MAX >> 20), &mut out).await;
+    assert_eq!(files(scratch.path()), [""; 0], "nothing is left behind");
     match serde_json::from_slice(&out) {
         Ok(value) => (value, result.err().map(|error| error.exit())),
         Err(_) => panic!("{}", result.expect_err("nothing was printed").report()),
