@@ -45,6 +45,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
+    /// Replicate and restore a live database before your eyes.
+    Demo(DemoArgs),
+    /// The demo's writer: commits to a database and notes every commit in a ledger.
+    #[command(hide = true)]
+    DemoWriter(DemoWriterArgs),
     /// Print a completion script for a shell.
     Completions(CompletionsArgs),
     /// Print the manual.

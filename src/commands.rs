@@ -11,6 +11,7 @@ use crate::error::Error;
 
 pub mod check;
 pub mod completions;
+pub mod demo;
 pub mod list;
 pub mod man;
 pub mod progress;
@@ -31,6 +32,8 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::List(args) => reading::execute_list(args, environment).map(|()| DONE),
         Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
+        Command::Demo(args) => demo::execute(&args).map(|()| DONE),
+        Command::DemoWriter(args) => demo::execute_writer(&args).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),
         Command::Man(args) => man::execute(&args).map(|()| DONE),
     }

@@ -32,6 +32,8 @@ fn environment(name: &str) -> Option<String> {
 fn start_log(command: &Command) -> Result<(), Error> {
     let default = match command {
         Command::Run(_) => "warn,replicate=info",
+        // It says itself what happens, and where the first start of everything is no news.
+        Command::Demo(_) => "error",
         _ => "warn",
     };
     let text = environment("REPLICATE_LOG").filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());

@@ -1,0 +1,202 @@
+//! `replicate demo`: a live database with a writer, replicated, restored and proven while one watches.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::process::{Child, Command};
+
+use super::{engine_of, print, runtime};
+use crate::cli::{DemoArgs, DemoWriterArgs};
+use crate::config::units::show_duration;
+use crate::engine::EngineKind;
+use crate::engine::sqlite::workload::{self, Pace, WorkloadError};
+use crate::error::Error;
+use crate::position::TimeMs;
+use crate::replicator::{Replicator, Settings};
+use crate::status::{StatusSnapshot, system_clock};
+use crate::store::{self, Store, StoreOptions};
+use crate::supervisor::{STOPPING, Signals};
+
+mod proof;
+
+/// Fast enough that the lag can be seen to be small, slow enough to be an ordinary setting.
+const SYNC_INTERVAL: Duration = Duration::from_millis(250);
+const REFRESH: Duration = Duration::from_millis(500);
+/// Bound for everything that must happen beside the writing itself.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub fn execute(args: &DemoArgs) -> Result<(), Error> {
+    let folder = Folder::create(args.keep)?;
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
+        let mut signals = Signals::listen(&STOPPING)?;
+        tokio::select! {
+            end = sqlite(&folder.path, args.seconds) => end,
+            which = signals.next_stop() => Err(Error::failed(format!("{which}: the demo was ended early"))),
+        }
+    });
+    runtime.shutdown_background();
+    folder.remove()?;
+    end
+}
+
+/// Everything of the demo is below one temporary directory.
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn create(keep: bool) -> Result<Folder, Error> {
+        let path = std::env::temp_dir().join(format!("replicate-demo-{:08x}", rand::random::<u32>()));
+        let failed = |error| Error::failed(format!("cannot create {}", path.display())).because(error);
+        std::fs::create_dir(&path).map_err(failed)?;
+        Ok(Folder { path, keep })
+    }
+
+    fn remove(self) -> Result<(), Error> {
+        if self.keep {
+            return print(&format!("\nEverything is left in {}\n", self.path.display()));
+        }
+        let failed = |error| Error::failed(format!("cannot remove {}", self.path.display())).because(error);
+        std::fs::remove_dir_all(&self.path).map_err(failed)
+    }
+}
+
+/// The files of one database's show.
+struct Scene {
+    database: PathBuf,
+    ledger: PathBuf,
+    replica: PathBuf,
+    folder: PathBuf,
+}
+
+async fn sqlite(folder: &Path, seconds: u32) -> Result<(), Error> {
+    let scene = Scene {
+        database: folder.join("app.db"),
+        ledger: folder.join("ledger"),
+        replica: folder.join("app.db.replica"),
+        folder: folder.to_owned(),
+    };
+    print(&format!(
+        "A live SQLite database, {}\n  a writer in a process of its own commits to it and notes a hash of its content per commit\n  \
+         replicated to {}\n  (what was written before capture first saw the database counts as one commit)\n\n",
+        scene.database.display(),
+        scene.replica.display()
+    ))?;
+    let mut writer = start_writer(&scene)?;
+    // Taken out, because waiting for a child closes its input.
+    let input = writer.stdin.take();
+    let url = scene.replica.display().to_string();
+    let store = store::open(&url, &StoreOptions::default()).map_err(|error| Error::failed(error.to_string()))?;
+    let replicator = start_replicator(&scene, store.clone())?;
+    watch(&scene, &replicator, &mut writer, seconds).await?;
+
+    let middle = middle_of(&replicator)?;
+    replicator.sync(PATIENCE).await.map_err(|error| Error::failed(error.to_string()))?;
+    print("\nRestoring to a moment in the middle, while the writer goes on:\n")?;
+    proof::to_moment(&scene, store.clone(), middle).await?;
+
+    // End of input is what stops the writer; so it also stops when this process dies.
+    drop(input);
+    let ended = writer.wait().await.map_err(|error| Error::failed("cannot wait for the writer").because(error))?;
+    if !ended.success() {
+        return Err(Error::failed(format!("the writer failed: {ended}")));
+    }
+    let report = replicator.stop(PATIENCE).await;
+    if !report.is_complete() {
+        return Err(Error::failed(format!("not everything was shipped: {report:?}")));
+    }
+    print("\nThe writer has ended. Restoring the newest commit:\n")?;
+    proof::newest(&scene, store).await?;
+    print("\nBoth restored databases are exactly what the writer had recorded.\n")
+}
+
+fn start_writer(scene: &Scene) -> Result<Child, Error> {
+    let failed = |error| Error::failed("cannot start the writer").because(error);
+    let program = std::env::current_exe().map_err(failed)?;
+    let mut command = Command::new(program);
+    command.arg("demo-writer").arg(&scene.database).arg(&scene.ledger);
+    command.stdin(Stdio::piped()).kill_on_drop(true).spawn().map_err(failed)
+}
+
+fn start_replicator(scene: &Scene, store: Arc<dyn Store>) -> Result<Replicator, Error> {
+    let settings = Settings { sync_interval: SYNC_INTERVAL, ..Settings::new(&scene.database) };
+    let engine = engine_of(EngineKind::Sqlite).ok_or_else(|| Error::failed("this build has no SQLite"))?;
+    let replicas = vec![("the replica".to_owned(), store)];
+    Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| Error::failed(error.to_string()))
+}
+
+/// Shows where everything stands until the time is over and there is a middle to go back to.
+async fn watch(scene: &Scene, replicator: &Replicator, writer: &mut Child, seconds: u32) -> Result<(), Error> {
+    let began = Instant::now();
+    let length = Duration::from_secs(seconds.into());
+    let on_terminal = std::io::stdout().is_terminal();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REFRESH) => {}
+            ended = writer.wait() => return Err(Error::failed(format!("the writer ended early: {ended:?}"))),
+            end = replicator.failed() => return Err(Error::failed("replication failed").because(end)),
+        }
+        let status = replicator.status().snapshot();
+        let written = workload::read_ledger(&scene.ledger).map_or(0, |entries| entries.len());
+        show(on_terminal, &line(began.elapsed(), written, &status))?;
+        if began.elapsed() >= length && middle_of(replicator).is_ok() {
+            return if on_terminal { print("\n") } else { Ok(()) };
+        }
+        if began.elapsed() > length + PATIENCE {
+            return Err(Error::failed(format!("no snapshot after {PATIENCE:?}: {:?}", status.state)));
+        }
+    }
+}
+
+fn line(elapsed: Duration, written: usize, status: &StatusSnapshot) -> String {
+    let (shipped, lag, stored) =
+        status.replicas.first().map_or((0, Duration::ZERO, 0), |r| (r.shipped.txid.0, r.lag, r.shipped_bytes));
+    format!(
+        "{:5.1} s   written {written:>5}   captured {:>5}   in the replica {shipped:>5}   lag {:>6}   {:>6} KiB stored",
+        elapsed.as_secs_f64(),
+        status.captured.0,
+        show_duration(Duration::from_millis(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))),
+        stored / 1024
+    )
+}
+
+/// On a terminal the line is replaced; else each is a line of its own.
+fn show(on_terminal: bool, line: &str) -> Result<(), Error> {
+    if on_terminal { print(&format!("\r\x1b[K{line}")) } else { print(&format!("{line}\n")) }
+}
+
+/// Halfway between the first moment that can be restored and the newest commit.
+fn middle_of(replicator: &Replicator) -> Result<TimeMs, Error> {
+    let status = replicator.status().snapshot();
+    let first = status.replicas.first().and_then(|replica| replica.snapshot).map(|(_, time)| time);
+    match (first, status.captured_time) {
+        (Some(first), Some(last)) if last > first => Ok(TimeMs(first.0 + (last.0 - first.0) / 2)),
+        _ => Err(Error::failed("there is no snapshot yet")),
+    }
+}
+
+/// The writer's process: writes until its input ends.
+pub fn execute_writer(args: &DemoWriterArgs) -> Result<(), Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let heard = stop.clone();
+    std::thread::spawn(move || {
+        // An error ends the input as well.
+        std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).ok();
+        heard.store(true, Ordering::Relaxed);
+    });
+    let pace = Pace { commits_per_second: args.rate, seed: args.seed };
+    workload::write(&args.database, &args.ledger, pace, &*system_clock(), &stop)?;
+    Ok(())
+}
+
+impl From<WorkloadError> for Error {
+    fn from(error: WorkloadError) -> Error {
+        Error::failed("the demo's writer failed").because(error)
+    }
+}
