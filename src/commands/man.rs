@@ -35,7 +35,9 @@ fn pages() -> Result<Vec<(String, String)>, Error> {
         let man = Man::new(command);
         let mut text = Vec::new();
         man.render(&mut text).map_err(|error| Error::failed("cannot render the manual").because(error))?;
-        pages.push((man.get_filename(), String::from_utf8_lossy(&text).into_owned()));
+        // What stands below every help is the exit codes; a manual has a section for them.
+        let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nExit codes:\n", ".SH \"EXIT STATUS\"\n");
+        pages.push((man.get_filename(), text));
     }
     Ok(pages)
 }
