@@ -136,6 +136,8 @@ impl SegmentHeader {
 }
 
 #[cfg(test)]
+mod salvage_tests;
+#[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
 mod tests;

@@ -86,8 +86,11 @@ impl Scan {
         let grid = self.index.header.grid;
         let mut decoder = Decoder::new(raw, Some(grid), self.at);
         let (mut runs, mut position, mut has_commits) = (RunSet::default(), None, false);
+        let mut behind_commit = false;
         while let Some(op) = decoder.next() {
-            match op.ok()? {
+            let op = op.ok()?;
+            let is_commit = matches!(op, RawOp::Commit(_));
+            match op {
                 RawOp::Page { page, .. } => runs.add(PageRun { first: page, count: 1 }),
                 RawOp::Extent(extent) => PageRun::of_extent(grid, &extent).into_iter().for_each(|run| runs.add(run)),
                 RawOp::Commit(record) => {
@@ -99,9 +102,10 @@ impl Scan {
                     self.index.commits.push(CommitEntry { commit, block, end: decoder.at() as u32 });
                     has_commits = true;
                 }
-                RawOp::Position(bytes) if has_commits && decoder.is_at_end() => position = Some(bytes),
+                RawOp::Position(bytes) if behind_commit && decoder.is_at_end() => position = Some(bytes),
                 RawOp::Position(_) => return None,
             }
+            behind_commit = is_commit;
         }
         match (has_commits, position) {
             (true, Some(position)) => self.index.position = position.to_vec(),

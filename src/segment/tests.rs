@@ -1,4 +1,4 @@
-//! Round trips, every single damage, cut-off files, and bounds.
+//! Round trips, every single damage, and bounds.
 
 use std::io::Cursor;
 
@@ -9,22 +9,22 @@ use super::*;
 use crate::extent::{Extent, FileId};
 use crate::position::{Commit, CommitKind, Lengths, RepairReason, TimeMs};
 
-type Memory = Cursor<Vec<u8>>;
+pub(super) type Memory = Cursor<Vec<u8>>;
 
 /// A transaction as a test states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Transaction {
-    extents: Vec<(FileId, u64, Vec<u8>)>,
-    pages: Vec<(u64, u64)>,
-    commit: Commit,
-    position: Vec<u8>,
+pub(super) struct Transaction {
+    pub(super) extents: Vec<(FileId, u64, Vec<u8>)>,
+    pub(super) pages: Vec<(u64, u64)>,
+    pub(super) commit: Commit,
+    pub(super) position: Vec<u8>,
 }
 
-fn grid() -> PageGrid {
+pub(super) fn grid() -> PageGrid {
     PageGrid::new(0, 4096).expect("valid grid")
 }
 
-fn header(level: u8) -> SegmentHeader {
+pub(super) fn header(level: u8) -> SegmentHeader {
     SegmentHeader {
         generation: Generation(0x0019_A8C3_5F00_1234),
         term: Term(7),
@@ -36,13 +36,13 @@ fn header(level: u8) -> SegmentHeader {
     }
 }
 
-fn commit(txid: u64, time: u64, main: u64) -> Commit {
+pub(super) fn commit(txid: u64, time: u64, main: u64) -> Commit {
     let kind = if txid.is_multiple_of(5) { CommitKind::Repair(RepairReason::Away) } else { CommitKind::Captured };
     let checksum = txid.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     Commit { txid: Txid(txid), time: TimeMs(time), lengths: Lengths { main, wal: 0 }, checksum, kind, grid: grid() }
 }
 
-fn write_transaction<F: SegmentFile>(writer: &mut SegmentWriter<F>, tx: &Transaction) {
+pub(super) fn write_transaction<F: SegmentFile>(writer: &mut SegmentWriter<F>, tx: &Transaction) {
     writer.begin_transaction().expect("begin");
     for (file, offset, data) in &tx.extents {
         writer.extent(Extent { file: *file, offset: *offset, data }).expect("extent");
@@ -53,11 +53,11 @@ fn write_transaction<F: SegmentFile>(writer: &mut SegmentWriter<F>, tx: &Transac
     writer.commit(&tx.commit, &tx.position).expect("commit");
 }
 
-fn new_writer(codec: Codec) -> SegmentWriter<Memory> {
+pub(super) fn new_writer(codec: Codec) -> SegmentWriter<Memory> {
     SegmentWriter::new(Memory::default(), header(0), codec).expect("writer")
 }
 
-fn segment(transactions: &[Transaction], codec: Codec) -> Vec<u8> {
+pub(super) fn segment(transactions: &[Transaction], codec: Codec) -> Vec<u8> {
     let mut writer = new_writer(codec);
     transactions.iter().for_each(|tx| write_transaction(&mut writer, tx));
     let summary = writer.finish().expect("finish");
@@ -67,7 +67,7 @@ fn segment(transactions: &[Transaction], codec: Codec) -> Vec<u8> {
 }
 
 /// Reads everything back; extents that the writer split are joined again.
-fn read_all(bytes: &[u8]) -> Result<Vec<Transaction>, SegmentError> {
+pub(super) fn read_all(bytes: &[u8]) -> Result<Vec<Transaction>, SegmentError> {
     let reader = SegmentReader::open(Bytes::copy_from_slice(bytes))?;
     reader.verify()?;
     let index = reader.index();
@@ -102,14 +102,14 @@ fn read_all(bytes: &[u8]) -> Result<Vec<Transaction>, SegmentError> {
 }
 
 /// What reading gives: only the last position is kept.
-fn as_read(transactions: &[Transaction]) -> Vec<Transaction> {
+pub(super) fn as_read(transactions: &[Transaction]) -> Vec<Transaction> {
     let mut expected = transactions.to_vec();
     let keep = expected.len().saturating_sub(1);
     expected[..keep].iter_mut().for_each(|tx| tx.position.clear());
     expected
 }
 
-fn transactions(count: std::ops::Range<usize>, longest: usize) -> impl Strategy<Value = Vec<Transaction>> {
+pub(super) fn transactions(count: std::ops::Range<usize>, longest: usize) -> impl Strategy<Value = Vec<Transaction>> {
     let file = prop_oneof![4 => Just(FileId::Main), 1 => Just(FileId::Wal)];
     let extent = (file, 0u64..1 << 30, prop::collection::vec(0u8..4, 1..longest));
     let page = (0u64..1 << 20, any::<u64>());
@@ -127,7 +127,7 @@ fn transactions(count: std::ops::Range<usize>, longest: usize) -> impl Strategy<
 }
 
 /// A few small transactions, as in a segment of one second.
-fn small() -> Vec<Transaction> {
+pub(super) fn small() -> Vec<Transaction> {
     let tx = |txid: u64| Transaction {
         extents: vec![
             (FileId::Main, txid * 4096 + 12, vec![7; 90]),
@@ -142,7 +142,7 @@ fn small() -> Vec<Transaction> {
 }
 
 /// A large transaction between two small ones: several blocks, most of them without a commit.
-fn with_large() -> Vec<Transaction> {
+pub(super) fn with_large() -> Vec<Transaction> {
     let mut all = small();
     all.truncate(3);
     let mut seed = 1u64;
@@ -163,32 +163,6 @@ proptest! {
     #[test]
     fn round_trip(all in transactions(1..12, 2000), codec in prop::sample::select(CODECS.to_vec())) {
         prop_assert_eq!(read_all(&segment(&all, codec)).expect("readable"), as_read(&all));
-    }
-
-    /// A file cut anywhere, with anything behind the cut, salvages to whole transactions from the first one on, at least
-    /// those that were flushed, and reads back.
-    #[test]
-    fn salvage_keeps_what_was_flushed(all in transactions(2..8, 3000), flushed in 1usize..8, cut in any::<prop::sample::Index>(),
-                                      rubbish in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut writer = new_writer(Codec::Lz4);
-        let flushed = flushed.min(all.len());
-        all[..flushed].iter().for_each(|tx| write_transaction(&mut writer, tx));
-        writer.flush().expect("flush");
-        let safe = writer.file.get_ref().len();
-        for tx in &all[flushed..] {
-            write_transaction(&mut writer, tx);
-            writer.flush().expect("flush");
-        }
-        writer.finish().expect("finish");
-        let mut bytes = writer.into_file().into_inner();
-        bytes.truncate(safe + cut.index(bytes.len() - safe + 1));
-        bytes.extend_from_slice(&rubbish);
-        let mut salvaged = salvage(Memory::new(bytes), Codec::Lz4).expect("salvage").expect("flushed commits");
-        let kept = salvaged.commits().len();
-        prop_assert!(kept >= flushed);
-        salvaged.finish().expect("finish");
-        let found = read_all(salvaged.into_file().get_ref()).expect("readable");
-        prop_assert_eq!(found, as_read(&all[..kept]));
     }
 
     /// No bytes make the operations' reader panic.

@@ -345,7 +345,8 @@ impl<F: SegmentFile> SegmentWriter<F> {
 
     fn write_block(&mut self, raw: &[u8], runs: &RunSet) -> Result<(), SegmentError> {
         if self.index.blocks.len() >= MAX_BLOCKS {
-            return Err(SegmentError::TooLarge { what: "transaction", value: self.raw_bytes, limit: self.raw_bytes });
+            let (value, limit) = (self.index.blocks.len() as u64 + 1, MAX_BLOCKS as u64);
+            return Err(SegmentError::TooLarge { what: "number of blocks", value, limit });
         }
         let mut stored = Vec::with_capacity(raw.len() + 64);
         let head = frame::append(&mut stored, FrameKind::Block, raw, &mut self.packer)?;
