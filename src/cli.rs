@@ -161,7 +161,8 @@ pub struct ListArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Read every object and recompute every checksum over every commit, instead of names, sizes and tables.
+    /// Read every object, recompute every checksum over every commit, and restore the newest one for the engine to check;
+    /// instead of names, sizes and tables.
     #[arg(long)]
     pub deep: bool,
     /// A newest commit that is older than this (30m, 24h) is a finding.

@@ -262,6 +262,46 @@ databases:
     }
 }
 
+/// TERM stops in good order with 0; a second one ends at once although the store is still down.
+#[test]
+fn signals_stop_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| in_folder(folder.path(), name);
+    write_for(&path("app.db"), &path("ledger"), Duration::from_millis(100));
+    let run = |url: &str| {
+        let mut command = replicate(&["run", &path("app.db"), &path("app.db.replica"), url]);
+        command.env("AWS_ACCESS_KEY_ID", "k").env("AWS_SECRET_ACCESS_KEY", "s").stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let stop = |child: &std::process::Child| kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let mut good = run(&path("second"));
+    wait_for_line(&mut good, "capturing every commit");
+    stop(&good);
+    assert_eq!(good.wait().unwrap().code(), Some(0));
+
+    rusqlite::Connection::open(path("app.db")).unwrap().execute_batch("CREATE TABLE more (x)").unwrap();
+    let mut down = run("s3://bucket/x?endpoint=http://127.0.0.1:9&region=eu");
+    wait_for_line(&mut down, "capturing every commit");
+    let began = Instant::now();
+    stop(&down);
+    wait_for_line(&mut down, "shipping what is captured");
+    stop(&down);
+    assert_eq!(down.wait().unwrap().code(), Some(1));
+    // Not a measurement: without the second signal it would be the whole shutdown time-out of 30 s.
+    assert!(began.elapsed() < Duration::from_secs(25));
+}
+
+/// Reads the child's log until a line has `text`. Lines that were read ahead with it are forgotten.
+fn wait_for_line(child: &mut std::process::Child, text: &str) {
+    use std::io::{BufRead, BufReader};
+    let mut log = BufReader::new(child.stderr.take().expect("its log is ours"));
+    let mut line = String::new();
+    while !line.contains(text) {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the log ended before {text:?}");
+    }
+    child.stderr = Some(log.into_inner());
+}
+
 /// `check` shows everything but secrets, as text and as JSON, and finds what is wrong with a database.
 #[test]
 fn check_shows_no_secret() {

@@ -1,6 +1,7 @@
 //! Everything that is tested through the seams, in one binary.
 
 mod cli;
+mod config;
 mod format;
 mod ledger;
 mod replicator;
