@@ -22,5 +22,18 @@ demo *ARGS:
 man:
     cargo run --no-default-features -- man | man -l -
 
+# Figures of the codecs; `bench-whole` measures the whole program (docs/benchmarks.md).
 bench *ARGS:
     cargo bench {{ARGS}}
+
+bench-whole *ARGS:
+    cargo build --release
+    python3 benches/whole.py {{ARGS}}
+
+# Needs a nightly toolchain and cargo-fuzz.
+fuzz SECONDS="60":
+    cargo +nightly fuzz run segment -- -max_total_time={{SECONDS}}
+
+# Writes golden objects that are missing or changed; read the difference before it is committed.
+fixtures:
+    UPDATE_FIXTURES=1 cargo test --no-default-features --test it format::
