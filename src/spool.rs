@@ -232,7 +232,7 @@ impl Spool {
 
     /// Makes room at the cost of replicas that lag: removes what at least one replica has, oldest first. The others
     /// record a gap and take a new snapshot. Is there room now?
-    fn evict(&self) -> bool {
+    pub fn evict(&self) -> bool {
         let inner = self.lock();
         let somewhere = inner.shipped.iter().flatten().max().copied().unwrap_or(Place::ZERO);
         let until = somewhere.min(inner.in_page_map);

@@ -104,6 +104,7 @@ impl Capture {
     }
 
     fn is_full(&self) -> bool {
+        self.shared.spool.evict();
         let (used_bytes, limit_bytes) = (self.shared.spool.used_bytes(), self.shared.spool.limit_bytes());
         let is_full =
             matches!(self.shared.status.state(), State::SpoolFull { .. }) && used_bytes > limit_bytes / 10 * 9;

@@ -230,8 +230,10 @@ impl Capture {
             Ok(false) => true,
             Ok(true) => {
                 self.last_seal = Some(Instant::now());
-                // The first page map must be on disk soon: without it, local state is worth nothing.
-                if self.page_map_file.place() == Place::ZERO || self.open.changes().is_many() {
+                // The first page map must be on disk soon: without it, local state is worth nothing. And what it does not
+                // hold yet cannot be removed from a spool that fills up.
+                let is_filling = self.shared.spool.used_bytes() > self.shared.spool.limit_bytes() / 2;
+                if self.page_map_file.place() == Place::ZERO || self.open.changes().is_many() || is_filling {
                     self.save_page_map();
                 }
                 true

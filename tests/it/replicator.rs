@@ -1,5 +1,6 @@
 //! The replicator over a fake database and stores in memory: outages, restarts, crashes, other writers.
 
+mod crashes;
 mod fake;
 mod real;
 mod resuming;
@@ -154,4 +155,54 @@ async fn loss_16_a_second_writer_fences_the_first() {
     assert!(matches!(end, Final::Fenced(_)), "{end:?}");
     assert!(!first.stop(LONG).await.is_complete());
     assert_eq!(newest(&rig.stores[0]).await, (place, other.database.content()));
+}
+
+/// A replica that is down for longer than the spool can hold does not stop the other one: it records a gap, and a new
+/// snapshot bridges it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_replica_does_not_hold_up_the_other() {
+    let mut rig = Rig::new(2);
+    rig.settings.spool_limit = 16 * 1024;
+    let replicator = rig.start();
+    let first = replicator.settle(LONG).await.expect("settled");
+    rig.stores[1].set_down(true);
+    for n in 0..100u64 {
+        rig.database.commit(&[(n % 4, n as u8 | 1)], 4);
+        replicator.status().wait_for(|status| status.replicas[0].shipped.txid.0 >= first.txid.0 + n + 1).await;
+    }
+    assert_eq!(replicator.status().state(), State::Running);
+    rig.stores[1].set_down(false);
+    let last = replicator.sync(LONG).await.expect("synced");
+    replicator.status().wait_for(|s| s.replicas[1].snapshot.is_some_and(|(txid, _)| txid > first.txid)).await;
+    assert_eq!((last.generation, last.txid.0), (first.generation, first.txid.0 + 100));
+    assert_eq!(newest(&rig.stores[0]).await, (last, rig.database.content()));
+    assert_eq!(newest(&rig.stores[1]).await, (last, rig.database.content()));
+    let status = replicator.status().snapshot();
+    assert_eq!((status.gaps_total, status.gaps[0].replica.as_deref()), (1, Some("replica 1")));
+    replicator.stop(LONG).await;
+}
+
+/// A replica that answers late and holds another history makes a new generation begin; both histories stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_contradiction_begins_a_new_generation() {
+    let rig = Rig::new(1);
+    let first = rig.once().await;
+    let mut other = Rig::new(0);
+    other.stores = rig.stores.clone();
+    other.database.commit(&[(0, 123)], 4);
+    let theirs = other.once().await;
+    assert_eq!(theirs.generation, first.generation);
+    rig.stores[0].set_down(true);
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    rig.database.commit(&[(3, 55)], 4);
+    replicator.status().wait_for(|status| status.captured.0 > first.txid.0).await;
+    rig.stores[0].set_down(false);
+    replicator.status().wait_for(|status| status.generation > Some(first.generation)).await;
+    let ours = replicator.settle(LONG).await.expect("settled");
+    assert!(ours.generation > first.generation);
+    assert_eq!(newest(&rig.stores[0]).await, (ours, rig.database.content()));
+    let replica = replicate::replica::Replica::new(std::sync::Arc::new(rig.stores[0].clone()));
+    assert_eq!(rig::restore(&replica, theirs.generation, theirs.txid).await, other.database.content());
+    replicator.stop(LONG).await;
 }
