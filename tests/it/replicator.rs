@@ -1,6 +1,7 @@
 //! The replicator over a fake database and stores in memory: outages, restarts, crashes, other writers.
 
 mod fake;
+mod losses;
 mod real;
 mod resuming;
 mod rig;
