@@ -66,7 +66,7 @@ fn every_key_is_understood() {
 
 /// A misspelt key is refused with the way to it and the nearest known one, at every depth.
 #[test]
-fn unknown_keys_are_refused_with_the_nearest_known_one() {
+fn loss_30_unknown_keys_are_refused_with_the_nearest_known_one() {
     for (text, path, hint) in [
         ("databasse: []", "`databasse`", "\"databases\""),
         ("defaults: {sync-intervall: 1s}", "`defaults.sync-intervall`", "\"sync-interval\""),

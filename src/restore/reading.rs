@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -153,7 +154,11 @@ pub fn prove_part(
     take: impl FnMut(Extent<'_>) -> io::Result<()>,
 ) -> Result<(), Fault> {
     let part = PartRef { stored_len: object.len() as u64, ..*part };
-    decode_part(object, &part, take).map_err(|error| Fault::segment(key, error))
+    decode_part(object, &part, take).map_err(|error| match error {
+        // The object is in memory: what failed is who takes the extents, and the object is no worse for it.
+        SegmentError::Io(source) => Fault::io("cannot write the content of", Path::new(key.as_str()))(source),
+        error => Fault::segment(key, error),
+    })
 }
 
 fn expect_length(key: &Key, bytes: Bytes, wanted: u64) -> Result<Bytes, Fault> {

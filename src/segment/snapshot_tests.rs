@@ -162,7 +162,7 @@ fn every_flipped_byte_of_a_manifest_is_detected() {
 
 /// A manifest that contradicts itself is not written.
 #[test]
-fn a_contradictory_manifest_is_refused() {
+fn loss_26_a_contradictory_manifest_is_refused() {
     let (good, hashes) = manifest();
     assert!(matches!(good.encode(&hashes[1..]), Err(SegmentError::Refused(_))));
     let mut other = hashes.clone();

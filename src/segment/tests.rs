@@ -167,7 +167,7 @@ proptest! {
 
     /// No bytes make the operations' reader panic.
     #[test]
-    fn any_operations_are_read_or_refused(raw in prop::collection::vec(prop_oneof![0u8..6, any::<u8>()], 0..300)) {
+    fn loss_26_any_operations_are_read_or_refused(raw in prop::collection::vec(prop_oneof![0u8..6, any::<u8>()], 0..300)) {
         let decoder = ops::Decoder::new(&raw, Some(grid()), 0);
         prop_assert!(decoder.count() <= raw.len());
     }

@@ -2,6 +2,7 @@
 
 mod crashes;
 mod fake;
+mod losses;
 mod real;
 mod resuming;
 mod rig;

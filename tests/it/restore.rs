@@ -11,6 +11,7 @@ use replicate::store::Store;
 
 mod damage;
 mod engine;
+mod full;
 mod history;
 mod hostile;
 mod list;

@@ -3,9 +3,12 @@
 pub(crate) mod app;
 mod chaos;
 mod driver;
+pub(crate) mod locks;
+mod losses;
 mod measure;
 mod scenarios;
 mod sink;
+mod wal;
 mod workload;
 
 use app::{App, Library};
@@ -67,7 +70,7 @@ fn a_stop_and_a_start_lose_no_commit() {
 
 /// All page sizes, with small caches that spill, rollbacks, savepoints and vacuums: the image stays exact throughout.
 #[test]
-fn all_page_sizes_survive_spills_rollbacks_and_vacuums() {
+fn loss_9_all_page_sizes_survive_spills_rollbacks_and_vacuums() {
     for (bits, library) in (9..=16).zip(BOTH.into_iter().cycle()) {
         let vacuum = ["NONE", "INCREMENTAL", "FULL"][bits % 3];
         let setup = format!("PRAGMA page_size={}; PRAGMA auto_vacuum={vacuum}", 1 << bits);
@@ -98,7 +101,7 @@ fn all_page_sizes_survive_spills_rollbacks_and_vacuums() {
 
 /// Foreign checkpoints of every mode succeed while we are attached, and cost nothing.
 #[test]
-fn foreign_checkpoints_of_every_mode_succeed_and_lose_nothing() {
+fn loss_4_foreign_checkpoints_of_every_mode_lose_nothing() {
     for library in BOTH {
         let (_directory, path, mut app) = start(library, "");
         let mut other = App::start(library, &path);

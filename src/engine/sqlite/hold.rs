@@ -179,7 +179,7 @@ mod tests {
 
     /// A mark is never taken for more than it surely is.
     #[test]
-    fn a_mark_is_a_lower_bound() {
+    fn loss_3_a_mark_is_a_lower_bound() {
         let mark = between(Some(header(1, 10, 3)), Some(header(1, 12, 9)));
         assert_eq!(mark, Mark { salts: Salts(1, 0), frame: 10, may_be_zero: false });
         assert!(between(Some(header(1, 10, 3)), Some(header(1, 12, 10))).may_be_zero);

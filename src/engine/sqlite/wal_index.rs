@@ -113,7 +113,7 @@ mod tests {
 
     /// A published header is read, and any single flipped bit in it makes it torn.
     #[test]
-    fn a_header_with_one_flipped_bit_is_torn() {
+    fn loss_6_a_header_with_one_flipped_bit_is_torn() {
         let IndexState::Valid(header) = parse(&words()) else { panic!("valid") };
         assert_eq!((header.change, header.last_frame, header.pages, header.backfilled), (7, 5, 9, 3));
         assert_eq!(header.page_size, 4096);

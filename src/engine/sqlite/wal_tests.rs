@@ -21,7 +21,7 @@ fn synthesise(order: ByteOrder, page_size: u32, frames: &[(u32, u32, u8)]) -> Ve
 
 /// Both byte orders and all page sizes are read, and no flipped byte of a frame goes unseen.
 #[test]
-fn both_byte_orders_and_all_page_sizes_are_read() {
+fn loss_2_both_byte_orders_and_all_page_sizes_are_read() {
     for order in [ByteOrder::Little, ByteOrder::Big] {
         for page_size in (9..=16).map(|bits| 1u32 << bits) {
             let wal = synthesise(order, page_size, &[(1, 0, 5), (7, 9, 6)]);
@@ -49,7 +49,7 @@ fn both_byte_orders_and_all_page_sizes_are_read() {
 
 /// SQLite itself takes the synthesised WALs of both byte orders, so the test above tests the right thing.
 #[test]
-fn sqlite_recovers_the_synthesised_wal() {
+fn loss_2_sqlite_recovers_the_synthesised_wal() {
     for order in [ByteOrder::Little, ByteOrder::Big] {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.db");

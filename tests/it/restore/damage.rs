@@ -68,7 +68,7 @@ async fn any_missing_object_is_seen() {
 
 /// With any one object cut, emptied, longer or with some byte changed, every commit restores exactly or is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_damaged_object_is_seen() {
+async fn loss_26_any_damaged_object_is_seen() {
     let mut writer = history(22, 1, 14).await;
     let replica = copy(&*writer.store).await;
     for key in keys(&*replica).await {

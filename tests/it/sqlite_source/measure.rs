@@ -151,7 +151,7 @@ fn first_read_throughput() {
 
 /// A database beyond 1 GiB with 64 KiB pages: the page that holds the lock bytes is skipped everywhere. Heavy, so on demand.
 #[test]
-fn the_lock_page_is_skipped() {
+fn loss_9_the_lock_page_is_skipped() {
     if std::env::var_os("REPLICATE_LONG").is_none() {
         return;
     }

@@ -12,7 +12,7 @@ use super::{BOTH, start};
 
 /// The WAL was folded in and cut while we were away: one repairing commit with the changed pages, in the same history.
 #[test]
-fn a_log_discarded_while_away_is_repaired() {
+fn loss_7_a_log_discarded_while_away_is_repaired() {
     for library in BOTH {
         let (_directory, path, mut app) = start(library, "");
         let fill =
@@ -42,7 +42,7 @@ fn a_log_discarded_while_away_is_repaired() {
 
 /// One restart of the WAL while away, nothing missed: every commit still arrives by itself.
 #[test]
-fn one_restart_while_away_is_proven() {
+fn loss_7_one_restart_while_away_is_proven() {
     let (_directory, path, mut app) = start(Library::Bundled, "");
     for _ in 0..20 {
         app.sql("INSERT INTO t(v) VALUES (randomblob(3000))");
@@ -66,7 +66,7 @@ fn one_restart_while_away_is_proven() {
 
 /// Replacement by rename and deletion with recreation are noticed while attached, and repaired from the new file.
 #[test]
-fn a_replaced_file_is_repaired() {
+fn loss_9_a_replaced_file_is_repaired() {
     for recreate in [false, true] {
         let (directory, path, mut app) = start(Library::Bundled, "PRAGMA page_size=4096");
         app.sql("INSERT INTO t(v) VALUES ('old')");
@@ -98,7 +98,7 @@ fn a_replaced_file_is_repaired() {
 
 /// While attached the journal mode cannot leave WAL. Offline it can, also with another page size; both are repaired.
 #[test]
-fn journal_mode_and_page_size_may_change_offline() {
+fn loss_9_journal_mode_and_page_size_may_change_offline() {
     let (_directory, path, mut app) = start(Library::System, "PRAGMA page_size=1024");
     app.sql("INSERT INTO t(v) SELECT hex(randomblob(20000))");
     let mut driver = Driver::attached(&path);
@@ -119,7 +119,7 @@ fn journal_mode_and_page_size_may_change_offline() {
 
 /// An old copy put back, WAL and all, is behind the replica: repaired with that reason.
 #[test]
-fn an_old_copy_put_back_is_a_replica_ahead() {
+fn loss_15_an_old_copy_put_back_is_a_replica_ahead() {
     let (directory, path, mut app) = start(Library::Bundled, "");
     let mut driver = Driver::attached(&path);
     app.sql("INSERT INTO t(v) VALUES ('first')");
@@ -141,7 +141,7 @@ fn an_old_copy_put_back_is_a_replica_ahead() {
 
 /// Frames of a transaction that spilled into the WAL and whose writer was killed are never captured.
 #[test]
-fn a_spilled_and_killed_transaction_is_not_captured() {
+fn loss_5_a_spilled_and_killed_transaction_is_not_captured() {
     for library in BOTH {
         let (_directory, path, mut app) = start(library, "");
         let mut driver = Driver::attached(&path);
@@ -164,7 +164,7 @@ fn a_spilled_and_killed_transaction_is_not_captured() {
 
 /// Our own locks lost (a descriptor of the -shm closed in this process): the reset behind our back is noticed and repaired.
 #[test]
-fn a_lost_lock_is_noticed_by_the_count_of_commits() {
+fn loss_8_a_lost_lock_is_noticed_by_the_count_of_commits() {
     let (_directory, path, mut app) = start(Library::Bundled, "");
     app.sql("PRAGMA wal_autocheckpoint=0");
     let mut driver = Driver::attached(&path);
