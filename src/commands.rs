@@ -11,6 +11,7 @@ use crate::error::Error;
 
 pub mod check;
 pub mod completions;
+pub mod duckdb_child;
 pub mod list;
 pub mod man;
 pub mod progress;
@@ -32,6 +33,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),
+        Command::DuckdbChild(args) => duckdb_child::execute(&args, environment).map(|()| DONE),
         Command::Man(args) => man::execute(&args).map(|()| DONE),
     }
 }

@@ -1,5 +1,6 @@
 //! Everything that is tested through the seams, in one binary.
 
+mod duckdb;
 mod format;
 mod restore;
 mod s3_server;
