@@ -1,8 +1,8 @@
 //! DuckDB: capture of a live file and its WAL from outside, without a lock, without the DuckDB library.
 //!
-//! The map: `file` and `wal` parse bytes without I/O; `disk` reads; `epoch` knows which blocks a checkpoint left and
+//! The map: `file` and `wal` parse bytes without I/O; `disk` reads; `iteration` knows which blocks a checkpoint left and
 //! which the next one may have changed; `source` looks at the database, `base` turns a checkpoint into a commit, `follow`
-//! and `bulk` the WAL's commits, `drain` what is left of a WAL whose epoch ended; `survey` compares the file with the page
+//! and `bulk` the WAL's commits, `drain` what is left of a WAL whose iteration ended; `survey` compares the file with the page
 //! map; `snapshot` copies it. `docs/duckdb.md` says why this is right.
 
 use std::path::Path;
@@ -16,9 +16,9 @@ pub mod check;
 mod commit;
 mod disk;
 mod drain;
-mod epoch;
 pub mod file;
 mod follow;
+mod iteration;
 #[cfg(feature = "duckdb")]
 pub mod library;
 mod position;

@@ -1,12 +1,12 @@
-//! A new epoch as a commit: its changed blocks, the headers last, and a WAL that begins anew.
+//! A new iteration as a commit: its changed blocks, the headers last, and a WAL that begins anew.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::commit::Plan;
 use super::disk::{BlockRead, WalFile, io_error, plain_key, sampled_key, side_wal_path, wal_path};
-use super::epoch::Epoch;
 use super::file::HEAD_BYTES;
+use super::iteration::Iteration;
 use super::source::{Change, DuckdbSource, Flow, SOON, Step, Still};
 use super::tail::{Tail, header, pieces};
 use crate::checksum::{WalHash, page_hash};
@@ -16,18 +16,18 @@ use crate::position::{CommitKind, RepairReason};
 
 /// Blocks that are read between two looks at the headers.
 const CHUNK_BLOCKS: usize = 16;
-/// How long a new epoch of a file that a DuckDB before 2.0 may have open must last before its copy counts: 1.5 may reuse
+/// How long a new iteration of a file that a DuckDB before 2.0 may have open must last before its copy counts: 1.5 may reuse
 /// blocks before the headers say so, and a checkpoint of an empty WAL has no marker.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long one poll runs after epochs that do not last; then it lets the caller breathe.
+/// How long one poll runs after iterations that do not last; then it lets the caller breathe.
 const COPY_SLICE: Duration = Duration::from_secs(3);
 /// How long checkpoints may leave no time for a copy before it is said aloud.
 const UNSETTLED_PATIENCE: Duration = Duration::from_secs(60);
 
 impl DuckdbSource {
-    /// Brings the replica to the newest epoch.
+    /// Brings the replica to the newest iteration.
     pub(super) fn take_base(&mut self, sink: &mut dyn TransactionSink, commits: &mut u64) -> Step<()> {
-        if self.chain.epoch.is_encrypted() && self.encrypted_marker()? {
+        if self.chain.iteration.is_encrypted() && self.encrypted_marker()? {
             return Err(Flow::Wait(SOON));
         }
         let since = *self.waits.unsettled.get_or_insert_with(Instant::now);
@@ -54,26 +54,26 @@ impl DuckdbSource {
             Still::Flipped => return Err(Flow::Restart),
             Still::Announced => return Err(Flow::Wait(SOON)),
         }
-        let epoch = self.chain.epoch.clone();
-        let grid = epoch.head.grid();
-        self.map.set_len(epoch.count + 1);
-        for block in (0..epoch.count).filter(|&block| !epoch.uses(block)) {
+        let iteration = self.chain.iteration.clone();
+        let grid = iteration.head.grid();
+        self.map.set_len(iteration.count + 1);
+        for block in (0..iteration.count).filter(|&block| !iteration.uses(block)) {
             self.map.set(block + 1, 0);
         }
-        self.map.set(0, page_hash(0, epoch.head.raw()));
+        self.map.set(0, page_hash(0, iteration.head.raw()));
         let mut plan = self.plan();
-        (plan.kind, plan.since_flip, plan.main_len) = (CommitKind::Initial, 0, grid.offset(epoch.count + 1));
-        self.transaction(sink, |this, sink| this.finish(sink, &plan, &epoch.head))?;
+        (plan.kind, plan.since_flip, plan.main_len) = (CommitKind::Initial, 0, grid.offset(iteration.count + 1));
+        self.transaction(sink, |this, sink| this.finish(sink, &plan, &iteration.head))?;
         self.learning = false;
-        self.begin_epoch(epoch, Tail::default());
+        self.begin_iteration(iteration, Tail::default());
         Ok(())
     }
 
-    fn begin_epoch(&mut self, epoch: Epoch, mut tail: Tail) {
+    fn begin_iteration(&mut self, iteration: Iteration, mut tail: Tail) {
         tail.stale_iteration = self.tail.iteration;
         // Blocks beyond the count may come back with anything.
-        self.keys.truncate(usize::try_from(epoch.count).unwrap_or(usize::MAX));
-        (self.captured, self.tail) = (Some(epoch), tail);
+        self.keys.truncate(usize::try_from(iteration.count).unwrap_or(usize::MAX));
+        (self.captured, self.tail) = (Some(iteration), tail);
         (self.drained, self.unseen, self.repair, self.stale_len) = (false, false, None, 0);
         self.unfit = Default::default();
     }
@@ -87,7 +87,7 @@ impl DuckdbSource {
         if result.is_err() {
             // What was handed on in vain has to be read again.
             for block in plan.changes.keys().filter_map(|page| page.checked_sub(1)) {
-                if self.chain.epoch.uses(block) {
+                if self.chain.iteration.uses(block) {
                     self.chain.dirty.insert(block);
                 }
             }
@@ -95,7 +95,7 @@ impl DuckdbSource {
         result
     }
 
-    /// Reads every dirty block of the chain's epoch and hands it on, until the epoch is proven to have lasted.
+    /// Reads every dirty block of the chain's iteration and hands it on, until the iteration is proven to have lasted.
     fn copy_dirty(&mut self, sink: &mut dyn TransactionSink, plan: &mut Plan) -> Step<()> {
         let begin = Instant::now();
         let mut buffers: Vec<Vec<u8>> = vec![Vec::new(); CHUNK_BLOCKS];
@@ -106,7 +106,7 @@ impl DuckdbSource {
             let chunk = self.chain.dirty.first(CHUNK_BLOCKS);
             let mut flipped = false;
             for (&block, buffer) in chunk.iter().zip(&mut buffers) {
-                flipped |= self.main.used_block(&self.chain.epoch.head, block, buffer)? == BlockRead::Flipped;
+                flipped |= self.main.used_block(&self.chain.iteration.head, block, buffer)? == BlockRead::Flipped;
             }
             let still = if chunk.is_empty() { self.settle()? } else { self.still()? };
             match still {
@@ -125,7 +125,7 @@ impl DuckdbSource {
                 return Ok(());
             }
             for (&block, buffer) in chunk.iter().zip(&buffers) {
-                let encrypted = self.chain.epoch.is_encrypted();
+                let encrypted = self.chain.iteration.is_encrypted();
                 let key = if encrypted { sampled_key(buffer) } else { plain_key(buffer) };
                 self.put_block(sink, plan, block, buffer, Some(key))?;
                 self.chain.dirty.remove(block);
@@ -133,13 +133,13 @@ impl DuckdbSource {
         }
     }
 
-    /// Waits until the epoch has lasted long enough to be believed.
+    /// Waits until the iteration has lasted long enough to be believed.
     fn settle(&mut self) -> Step<Still> {
         let begin = Instant::now();
         loop {
             let still = self.still()?;
             let must_wait =
-                self.chain.epoch.head.older_than_2_0() && begin.elapsed() < SETTLE && self.main.is_held()?;
+                self.chain.iteration.head.older_than_2_0() && begin.elapsed() < SETTLE && self.main.is_held()?;
             if still != Still::Yes || !must_wait {
                 return Ok(still);
             }
@@ -149,7 +149,7 @@ impl DuckdbSource {
 
     /// Freed blocks become zeros, then the headers, then what the new WAL carries over.
     fn finish_next(&mut self, sink: &mut dyn TransactionSink, plan: &mut Plan) -> Step<()> {
-        let next = self.chain.epoch.clone();
+        let next = self.chain.iteration.clone();
         let grid = next.head.grid();
         let carried = self.carried(&next)?;
         let kept = if carried.is_some() { self.map.len() } else { 0 };
@@ -173,14 +173,14 @@ impl DuckdbSource {
             (None, false) => CommitKind::Captured,
         };
         self.finish(sink, plan, &next.head)?;
-        self.begin_epoch(next, tail);
+        self.begin_iteration(next, tail);
         Ok(())
     }
 
-    /// A block that the epoch before used and this one does not becomes zeros, in the replica: its bytes in the file may
+    /// A block that the iteration before used and this one does not becomes zeros, in the replica: its bytes in the file may
     /// change at any time from now on, and the page map must be something that a later snapshot can still read. Blocks
     /// that bulk commits wrote stay: a commit to come may refer to them.
-    fn zero_freed(&mut self, sink: &mut dyn TransactionSink, plan: &mut Plan, next: &Epoch) -> Step<()> {
+    fn zero_freed(&mut self, sink: &mut dyn TransactionSink, plan: &mut Plan, next: &Iteration) -> Step<()> {
         let grid = next.head.grid();
         if next.is_encrypted() {
             return Ok(());
@@ -201,8 +201,8 @@ impl DuckdbSource {
         Ok(())
     }
 
-    /// The WAL that DuckDB wrote during the checkpoint continues the new epoch: what was captured of it stays captured.
-    fn carried(&mut self, next: &Epoch) -> Step<Option<Tail>> {
+    /// The WAL that DuckDB wrote during the checkpoint continues the new iteration: what was captured of it stays captured.
+    fn carried(&mut self, next: &Iteration) -> Step<Option<Tail>> {
         let follows = self.captured.as_ref().is_some_and(|captured| next.follows(captured));
         let Some((side, at)) = self.tail.side.take() else { return Ok(None) };
         if at == 0 || !follows {
@@ -243,7 +243,7 @@ impl DuckdbSource {
         if self.unfit.is_empty() || self.still()? != Still::Yes {
             return Ok(());
         }
-        let Some(epoch) = self.captured.clone() else { return Ok(()) };
+        let Some(iteration) = self.captured.clone() else { return Ok(()) };
         let pages = self.unfit.first(usize::MAX);
         let mut buffer = Vec::new();
         let mut level = BTreeMap::new();
@@ -252,7 +252,7 @@ impl DuckdbSource {
             for &page in pages.iter().filter(|&&page| page < this.map.len()) {
                 let Some(block) = page.checked_sub(1) else {
                     this.main.raw_head(&mut buffer)?;
-                    if buffer.len() != HEAD_BYTES || buffer[4096..] != *epoch.head.slots() {
+                    if buffer.len() != HEAD_BYTES || buffer[4096..] != *iteration.head.slots() {
                         return Err(Flow::Restart);
                     }
                     sink.extent(Extent { file: FileId::Main, offset: 0, data: &buffer })?;
@@ -260,11 +260,11 @@ impl DuckdbSource {
                     continue;
                 };
                 let mut key = 0;
-                if epoch.uses(block) || epoch.is_encrypted() {
-                    if this.main.used_block(&epoch.head, block, &mut buffer)? == BlockRead::Flipped {
+                if iteration.uses(block) || iteration.is_encrypted() {
+                    if this.main.used_block(&iteration.head, block, &mut buffer)? == BlockRead::Flipped {
                         return Err(Flow::Restart);
                     }
-                    key = if epoch.is_encrypted() { sampled_key(&buffer) } else { plain_key(&buffer) };
+                    key = if iteration.is_encrypted() { sampled_key(&buffer) } else { plain_key(&buffer) };
                 } else {
                     buffer.clear();
                     buffer.resize(this.map.grid().size as usize, 0);
@@ -280,7 +280,7 @@ impl DuckdbSource {
                 return Ok(());
             }
             std::mem::swap(&mut level, &mut plan.changes);
-            this.finish(sink, &plan, &epoch.head)?;
+            this.finish(sink, &plan, &iteration.head)?;
             *commits += 1;
             Ok(())
         })?;
@@ -288,13 +288,13 @@ impl DuckdbSource {
         Ok(())
     }
 
-    /// The headers moved on: hands on what is left in the WAL of the captured epoch, which stays readable while held.
+    /// The headers moved on: hands on what is left in the WAL of the captured iteration, which stays readable while held.
     pub(super) fn drain(&mut self, sink: &mut dyn TransactionSink, commits: &mut u64) -> Step<()> {
         let Some(old) = self.captured.clone() else { return Ok(()) };
-        if self.drained || old.is(&self.chain.epoch.head) {
+        if self.drained || old.is(&self.chain.iteration.head) {
             return Ok(());
         }
-        let follows = self.chain.epoch.follows(&old);
+        let follows = self.chain.iteration.follows(&old);
         if self.tail.wal.is_none() && follows {
             self.adopt_finished_wal()?;
         }
@@ -314,7 +314,7 @@ impl DuckdbSource {
         let Some(wal) = WalFile::open(&wal_path(&self.path))? else { return Ok(()) };
         let size = wal.size()?;
         let marker = super::wal::marker_at_end(&wal, size).map_err(io_error("cannot read the WAL"))?;
-        if marker.is_some_and(|marker| Some(marker.meta_block) == self.chain.epoch.meta_block()) {
+        if marker.is_some_and(|marker| Some(marker.meta_block) == self.chain.iteration.meta_block()) {
             self.tail = Tail { wal: Some(wal), stale_iteration: self.tail.stale_iteration, ..Tail::default() };
         }
         Ok(())

@@ -8,14 +8,14 @@ use crate::engine::TransactionSink;
 use crate::extent::{Extent, FileId};
 
 impl DuckdbSource {
-    /// Ships every block outside the captured epoch that changed since it was last accounted for. Those that no
+    /// Ships every block outside the captured iteration that changed since it was last accounted for. Those that no
     /// visible commit refers to, or that a transaction rolled back, do no harm: nothing points at them.
     pub(super) fn ship_bulk(&mut self, sink: &mut dyn TransactionSink, plan: &mut super::commit::Plan) -> Step<()> {
-        let Some(epoch) = &self.captured else { return Err(Flow::Restart) };
-        let first_beyond = if epoch.is_encrypted() { 0 } else { epoch.count };
-        let beyond = self.main.allocated(epoch.head.grid(), first_beyond)?;
-        let candidates: Vec<u64> = epoch.free.iter().chain(beyond.into_iter().flatten()).collect();
-        let head = epoch.head.clone();
+        let Some(iteration) = &self.captured else { return Err(Flow::Restart) };
+        let first_beyond = if iteration.is_encrypted() { 0 } else { iteration.count };
+        let beyond = self.main.allocated(iteration.head.grid(), first_beyond)?;
+        let candidates: Vec<u64> = iteration.free.iter().chain(beyond.into_iter().flatten()).collect();
+        let head = iteration.head.clone();
         let mut buffer = Vec::new();
         for block in candidates {
             let key = self.main.block_key(&head, block)?;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::disk::{MainFile, WalFile, io_error, wal_path};
-use super::epoch::Epoch;
+use super::iteration::Iteration;
 use super::tail::{framing, header};
 use super::wal::{Framing, scan};
 use crate::engine::EngineError;
@@ -28,24 +28,24 @@ const CHILD_PAUSE: Duration = Duration::from_millis(10);
 pub fn structure(database: &Path) -> Result<(), EngineError> {
     let main = MainFile::open(database)?;
     let head = main.head()?;
-    let Some(epoch) = main.epoch(head)? else {
+    let Some(iteration) = main.iteration(head)? else {
         return Err(EngineError::Damaged("its headers change while it is checked".into()));
     };
-    if !epoch.is_encrypted() {
+    if !iteration.is_encrypted() {
         let mut buffer = Vec::new();
-        for block in (0..epoch.count).filter(|&block| epoch.uses(block)) {
-            main.used_block(&epoch.head, block, &mut buffer)?;
+        for block in (0..iteration.count).filter(|&block| iteration.uses(block)) {
+            main.used_block(&iteration.head, block, &mut buffer)?;
         }
     }
     match WalFile::open(&wal_path(database))? {
-        Some(wal) if wal.size()? > 0 => wal_structure(&epoch, &wal),
+        Some(wal) if wal.size()? > 0 => wal_structure(&iteration, &wal),
         _ => Ok(()),
     }
 }
 
-fn wal_structure(epoch: &Epoch, wal: &WalFile) -> Result<(), EngineError> {
+fn wal_structure(iteration: &Iteration, wal: &WalFile) -> Result<(), EngineError> {
     let header = header(wal)?.ok_or_else(|| EngineError::Damaged("its WAL is cut".into()))?;
-    let (framing, size) = (framing(epoch, &header)?, wal.size()?);
+    let (framing, size) = (framing(iteration, &header)?, wal.size()?);
     let found = scan(wal, framing, header.len, size, u64::MAX).map_err(io_error("cannot read the WAL"))?;
     if found.unfinished > 0 || (framing == Framing::Plain && found.marker.is_some()) {
         let at = found.end;

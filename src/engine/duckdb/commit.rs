@@ -40,7 +40,7 @@ impl DuckdbSource {
         sink: &mut dyn TransactionSink,
         body: impl FnOnce(&mut Self, &mut dyn TransactionSink) -> Step<T>,
     ) -> Step<T> {
-        sink.begin(self.chain.epoch.head.grid())?;
+        sink.begin(self.chain.iteration.head.grid())?;
         let result = body(self, sink);
         if result.is_err() {
             sink.abandon();

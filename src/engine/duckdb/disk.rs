@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::epoch::Epoch;
 use super::file::{FileError, HEAD_BYTES, HEADER_BYTES, Head, is_sound};
+use super::iteration::Iteration;
 use super::wal::ReadAt;
 use crate::engine::EngineError;
 use crate::extent::PageGrid;
@@ -72,7 +72,7 @@ pub struct MainFile {
 #[derive(Debug, PartialEq, Eq)]
 pub enum BlockRead {
     Sound,
-    /// The headers changed while it was unreadable: look at the new epoch.
+    /// The headers changed while it was unreadable: look at the new iteration.
     Flipped,
 }
 
@@ -148,7 +148,7 @@ impl MainFile {
         Ok(())
     }
 
-    /// A block that belongs to `head`'s epoch, proven by its checksum. Metadata may be under rewriting for a moment.
+    /// A block that belongs to `head`'s iteration, proven by its checksum. Metadata may be under rewriting for a moment.
     pub fn used_block(&self, head: &Head, block: u64, buffer: &mut Vec<u8>) -> Result<BlockRead, EngineError> {
         let mut before = Vec::new();
         for attempt in 0..TORN_RETRIES {
@@ -235,9 +235,9 @@ impl MainFile {
         Ok((metadata.mtime(), metadata.mtime_nsec()))
     }
 
-    /// The epoch that `head` begins, with its free list; `None` when another one began meanwhile.
-    pub fn epoch(&self, head: Head) -> Result<Option<Epoch>, EngineError> {
-        Epoch::read(self, head)
+    /// The iteration that `head` begins, with its free list; `None` when another one began meanwhile.
+    pub fn iteration(&self, head: Head) -> Result<Option<Iteration>, EngineError> {
+        Iteration::read(self, head)
     }
 }
 

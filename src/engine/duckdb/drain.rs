@@ -1,9 +1,9 @@
-//! The end of an epoch's WAL, read after the headers moved on.
+//! The end of an iteration's WAL, read after the headers moved on.
 
 use super::commit::Plan;
 use super::disk::{BlockRead, io_error, plain_key};
-use super::epoch::Epoch;
 use super::follow::From;
+use super::iteration::Iteration;
 use super::source::{DuckdbSource, Flow, Step};
 use super::tail::{framing, header};
 use super::wal::{Framing, WalCommit, scan};
@@ -13,11 +13,11 @@ use crate::engine::TransactionSink;
 const BUDGET_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Hands on the commits that are left in the held WAL of `old`. `true` when nothing can have been missed: the WAL was
-/// read up to the marker of the checkpoint that ended the epoch.
+/// read up to the marker of the checkpoint that ended the iteration.
 pub(super) fn drain_held(
     source: &mut DuckdbSource,
     sink: &mut dyn TransactionSink,
-    old: &Epoch,
+    old: &Iteration,
     commits: &mut u64,
 ) -> Step<bool> {
     loop {
@@ -47,16 +47,16 @@ pub(super) fn drain_held(
 }
 
 /// Commits that refer to blocks can still be told one by one if every block that was written for them lives on in the
-/// new epoch, which protects it. `false` when that cannot be proven.
+/// new iteration, which protects it. `false` when that cannot be proven.
 fn rescue(
     source: &mut DuckdbSource,
     sink: &mut dyn TransactionSink,
-    old: &Epoch,
+    old: &Iteration,
     rest: &[WalCommit],
     wal_header: u64,
     commits: &mut u64,
 ) -> Step<bool> {
-    if !source.chain.epoch.follows(old) {
+    if !source.chain.iteration.follows(old) {
         return Ok(false);
     }
     let first = source.transaction(sink, |source, sink| {
@@ -84,8 +84,8 @@ fn rescue(
 }
 
 /// Adds every block that was written during `old` to `plan`; `false` if one of them may be gone.
-fn collect(source: &DuckdbSource, sink: &mut dyn TransactionSink, old: &Epoch, plan: &mut Plan) -> Step<bool> {
-    let next = &source.chain.epoch;
+fn collect(source: &DuckdbSource, sink: &mut dyn TransactionSink, old: &Iteration, plan: &mut Plan) -> Step<bool> {
+    let next = &source.chain.iteration;
     let mut buffer = Vec::new();
     for block in old.free.iter().chain(old.count..next.count) {
         let key = source.main.block_key(&next.head, block)?;

@@ -138,7 +138,7 @@ impl Encryption {
 /// The active database header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatabaseHeader {
-    /// Counts checkpoints: the epoch.
+    /// Counts checkpoints: the iteration.
     pub iteration: u64,
     /// Where the catalog begins; also what names a checkpoint in the WAL's marker.
     pub meta_block: u64,

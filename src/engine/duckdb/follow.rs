@@ -1,4 +1,4 @@
-//! Following the WAL of the captured epoch, commit by commit.
+//! Following the WAL of the captured iteration, commit by commit.
 
 use std::time::{Duration, Instant};
 
@@ -49,10 +49,10 @@ impl DuckdbSource {
         Ok((pending || in_flight).then_some(SOON))
     }
 
-    /// Opens the epoch's WAL, or stays with the one that is held. `None` when there is none to read (yet).
+    /// Opens the iteration's WAL, or stays with the one that is held. `None` when there is none to read (yet).
     fn find_wal(&mut self) -> Step<Option<WalHeader>> {
-        let Some(epoch) = &self.captured else { return Ok(None) };
-        let Located::File(wal) = locate(&self.path, epoch)? else {
+        let Some(iteration) = &self.captured else { return Ok(None) };
+        let Located::File(wal) = locate(&self.path, iteration)? else {
             if self.tail.len > 0 {
                 return Err(self.lost_wal("its WAL is gone")?);
             }
@@ -65,7 +65,7 @@ impl DuckdbSource {
             self.tail = Tail { wal: Some(wal), stale_iteration, ..Tail::default() };
         } else if !held {
             // After a crash DuckDB 1.5 and newer writes a new file with the same beginning.
-            match relocate(&self.path, epoch, wal, self.tail.len, self.tail.hash.value())? {
+            match relocate(&self.path, iteration, wal, self.tail.len, self.tail.hash.value())? {
                 Some(tail) => self.tail = tail,
                 None => return Err(self.lost_wal("its WAL was replaced by another one")?),
             }
@@ -77,8 +77,8 @@ impl DuckdbSource {
         let Some(head) = header(wal)? else { return Ok(None) };
         let foreign = match head.iteration {
             None | Some(0) => false,
-            Some(iteration) if epoch.is_encrypted() => Some(iteration) == self.tail.stale_iteration,
-            Some(iteration) => iteration != epoch.iteration(),
+            Some(number) if iteration.is_encrypted() => Some(number) == self.tail.stale_iteration,
+            Some(number) => number != iteration.number(),
         };
         if !foreign {
             self.waits.iteration = None;
@@ -96,20 +96,20 @@ impl DuckdbSource {
         Ok(None)
     }
 
-    /// The WAL is not what was captured: either a new epoch began, or the database went back.
+    /// The WAL is not what was captured: either a new iteration began, or the database went back.
     fn lost_wal(&mut self, detail: &str) -> Step<Flow> {
         self.prove_pairing()?;
         Ok(Flow::Fail(EngineError::Gap { reason: RepairReason::ReplicaAhead, detail: detail.into() }))
     }
 
-    /// What was read of the WAL belongs to the captured epoch only if that still lasts.
+    /// What was read of the WAL belongs to the captured iteration only if that still lasts.
     fn prove_pairing(&mut self) -> Step<()> {
-        if self.main.slots_are(&self.chain.epoch.head)? { Ok(()) } else { Err(Flow::Restart) }
+        if self.main.slots_are(&self.chain.iteration.head)? { Ok(()) } else { Err(Flow::Restart) }
     }
 
     fn scan_wal(&self, head: &WalHeader) -> Step<(Scan, Framing)> {
-        let (Some(wal), Some(epoch)) = (&self.tail.wal, &self.captured) else { return Err(Flow::Restart) };
-        let framing = framing(epoch, head)?;
+        let (Some(wal), Some(iteration)) = (&self.tail.wal, &self.captured) else { return Err(Flow::Restart) };
+        let framing = framing(iteration, head)?;
         let from = self.tail.at.max(head.len);
         let found = scan(wal, framing, from, wal.size()?, BUDGET_BYTES).map_err(io_error("cannot read the WAL"))?;
         Ok((found, framing))
@@ -140,7 +140,7 @@ impl DuckdbSource {
         if framing == Framing::Plain {
             let bulk = ready.iter().position(|commit| commit.bulk);
             if let Some(bulk) = bulk
-                && self.chain.epoch.head.older_than_2_0()
+                && self.chain.iteration.head.older_than_2_0()
                 && self.checkpoint_is_announced()?
             {
                 ready.truncate(bulk);
@@ -165,14 +165,14 @@ impl DuckdbSource {
     /// While a checkpoint runs, DuckDB 1.5 and newer puts new commits into `.wal.checkpoint`.
     fn follow_side(&mut self, sink: &mut dyn TransactionSink, wal_header: u64, commits: &mut u64) -> Step<()> {
         let Some(side) = WalFile::open(&side_wal_path(&self.path))? else { return Ok(()) };
-        let (Some(wal), Some(epoch)) = (&self.tail.wal, &self.captured) else { return Ok(()) };
+        let (Some(wal), Some(iteration)) = (&self.tail.wal, &self.captured) else { return Ok(()) };
         // One that a crash left behind is removed at the beginning of a checkpoint, just after the marker was written.
         if side.modified()? < wal.modified()? {
             return Ok(());
         }
         let Some(head) = header(&side)? else { return Ok(()) };
-        let framing = framing(epoch, &head)?;
-        if head.iteration.is_some_and(|iteration| iteration != 0 && iteration != epoch.iteration() + 1) {
+        let framing = framing(iteration, &head)?;
+        if head.iteration.is_some_and(|number| number != 0 && number != iteration.number() + 1) {
             return Ok(());
         }
         let from = match &self.tail.side {
@@ -189,8 +189,8 @@ impl DuckdbSource {
         let size = side.size()?;
         let found = scan(&side, framing, from, size, BUDGET_BYTES).map_err(io_error("cannot read the WAL"))?;
         let mut ready = found.commits;
-        if epoch.head.older_than_2_0() {
-            // Blocks may be taken anew before the headers say so: these rows arrive with the next epoch.
+        if iteration.head.older_than_2_0() {
+            // Blocks may be taken anew before the headers say so: these rows arrive with the next iteration.
             let bulk = ready.iter().position(|commit| commit.bulk);
             ready.truncate(bulk.unwrap_or(ready.len()));
         }
@@ -244,7 +244,7 @@ impl DuckdbSource {
         plan: &mut super::commit::Plan,
     ) -> Step<()> {
         let side = self.tail.side.as_ref().map(|(side, _)| side);
-        let (Some(wal), Some(epoch)) = (&self.tail.wal, &self.captured) else { return Err(Flow::Restart) };
+        let (Some(wal), Some(iteration)) = (&self.tail.wal, &self.captured) else { return Err(Flow::Restart) };
         let file = if from == From::Wal { wal } else { side.ok_or(Flow::Restart)? };
         let mut put = |file: &WalFile, start, end| {
             pieces(file, start, end, |data| {
@@ -258,7 +258,7 @@ impl DuckdbSource {
             put(wal, 0, wal_header)?;
         }
         put(file, commit.start, commit.end)?;
-        let head = epoch.head.clone();
+        let head = iteration.head.clone();
         self.finish(sink, plan, &head)?;
         (self.tail.len, self.tail.hash) = (plan.wal_len, plan.wal_hash.clone());
         match (from, &mut self.tail.side) {

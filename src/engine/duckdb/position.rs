@@ -8,13 +8,13 @@ const BYTES: usize = 1 + 16 + 5 * 8;
 /// The engine's own position: version, then the fields in this order, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Hash of the two database headers: names the epoch.
+    /// Hash of the two database headers: names the iteration.
     pub head: u128,
     pub file: FileKey,
-    /// The logical WAL of the epoch as captured: its length and its hash.
+    /// The logical WAL of the iteration as captured: its length and its hash.
     pub wal_len: u64,
     pub wal_hash: u64,
-    /// Commits that a full copy of the main file needs beside it, for the WAL: those since its epoch began.
+    /// Commits that a full copy of the main file needs beside it, for the WAL: those since its iteration began.
     pub since_flip: u64,
 }
 

@@ -24,12 +24,12 @@ impl DuckdbSource {
             return Err(EngineError::Busy("the database has not been read once yet".into()));
         }
         self.copy = Copy::default();
-        Ok(SnapshotStart { total: self.main_len(), grid: self.map.grid(), base: Some(self.epoch_began()) })
+        Ok(SnapshotStart { total: self.main_len(), grid: self.map.grid(), base: Some(self.iteration_began()) })
     }
 
-    /// The commit with which the newest epoch began. A full copy holds no WAL: what was committed since then has to be
+    /// The commit with which the newest iteration began. A full copy holds no WAL: what was committed since then has to be
     /// laid over it.
-    fn epoch_began(&self) -> Txid {
+    fn iteration_began(&self) -> Txid {
         Txid(self.txid.0.saturating_sub(self.since_flip))
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks::BlockSet;
 use super::disk::{FileKey, MainFile, WalFile, io_error, wal_path};
-use super::epoch::{Chain, Epoch};
+use super::iteration::{Chain, Iteration};
 use super::position::Position;
 use super::tail::{Located, Tail, framing, header, locate, relocate};
 use super::wal::{marker_at_end, scan};
@@ -35,12 +35,12 @@ pub(super) enum Flow {
 
 pub(super) type Step<T> = Result<T, Flow>;
 
-/// Is what was read still valid for the epoch?
+/// Is what was read still valid for the iteration?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Still {
     Yes,
     Flipped,
-    /// A checkpoint was announced, and a DuckDB before 2.0 may already be overwriting blocks of the epoch.
+    /// A checkpoint was announced, and a DuckDB before 2.0 may already be overwriting blocks of the iteration.
     Announced,
 }
 
@@ -60,15 +60,15 @@ pub struct DuckdbSource {
     /// Per block: the key of a content that is accounted for, so that nothing need be captured while the key is this.
     /// 0 when unknown.
     pub(super) keys: Vec<u64>,
-    /// The epoch of the last commit; `None` while the first read or a repair is under way.
-    pub(super) captured: Option<Epoch>,
+    /// The iteration of the last commit; `None` while the first read or a repair is under way.
+    pub(super) captured: Option<Iteration>,
     pub(super) chain: Chain,
     /// The first read: the page map is being learnt, and no commit exists.
     pub(super) learning: bool,
     pub(super) repair: Option<RepairReason>,
-    /// Commits may have been folded into the newest epoch unseen.
+    /// Commits may have been folded into the newest iteration unseen.
     pub(super) unseen: bool,
-    /// What could be read of the captured epoch's WAL after its end was read.
+    /// What could be read of the captured iteration's WAL after its end was read.
     pub(super) drained: bool,
     pub(super) tail: Tail,
     pub(super) txid: Txid,
@@ -108,18 +108,18 @@ pub(super) struct Waits {
 impl DuckdbSource {
     pub fn open(path: &Path, resume: Option<Resume>) -> Result<DuckdbSource, EngineError> {
         let main = MainFile::open(path)?;
-        let epoch = loop {
-            if let Some(epoch) = main.epoch(main.head()?)? {
-                break epoch;
+        let iteration = loop {
+            if let Some(iteration) = main.iteration(main.head()?)? {
+                break iteration;
             }
         };
-        let grid = epoch.head.grid();
+        let grid = iteration.head.grid();
         let mut source = DuckdbSource {
             path: path.to_owned(),
             map: PageMap::new(grid),
             keys: Vec::new(),
             captured: None,
-            chain: Chain::unknown(epoch),
+            chain: Chain::unknown(iteration),
             learning: resume.is_none(),
             repair: None,
             unseen: false,
@@ -151,27 +151,29 @@ impl DuckdbSource {
             self.stale_len = resume.lengths.main;
         }
         let same_file = position.is_some_and(|position| position.file == self.main.key);
-        let same_epoch = position.is_some_and(|position| position.head == self.chain.epoch.head.slots_hash());
+        let same_iteration = position.is_some_and(|position| position.head == self.chain.iteration.head.slots_hash());
         self.repair = Some(match resume.repair {
             Some(reason) => reason,
             None if !same_file => RepairReason::FileReplaced,
             // A moment's WAL that is gone under unchanged headers: the database is behind the replica.
-            None if same_epoch => RepairReason::ReplicaAhead,
+            None if same_iteration => RepairReason::ReplicaAhead,
             None => RepairReason::Away,
         });
         let Some(position) = position else { return Ok(()) };
-        if resume.repair.is_some() || !same_epoch || !same_file || self.stale_len > 0 {
+        if resume.repair.is_some() || !same_iteration || !same_file || self.stale_len > 0 {
             return Ok(());
         }
-        let tail = match locate(&self.path, &self.chain.epoch)? {
-            Located::File(wal) => relocate(&self.path, &self.chain.epoch, wal, position.wal_len, position.wal_hash)?,
+        let tail = match locate(&self.path, &self.chain.iteration)? {
+            Located::File(wal) => {
+                relocate(&self.path, &self.chain.iteration, wal, position.wal_len, position.wal_hash)?
+            }
             Located::None => (position.wal_len == 0).then(Tail::default),
         };
         let Some(tail) = tail else { return Ok(()) };
         self.tail = tail;
         self.since_flip = position.since_flip;
-        self.captured = Some(self.chain.epoch.clone());
-        self.chain = Chain::level(self.chain.epoch.clone());
+        self.captured = Some(self.chain.iteration.clone());
+        self.chain = Chain::level(self.chain.iteration.clone());
         self.repair = None;
         Ok(())
     }
@@ -196,34 +198,34 @@ impl DuckdbSource {
         Ok(Poll { commits: *commits, again_in, first_read: None, wal_bytes: 0 })
     }
 
-    /// Is the newest epoch another one than that of the last commit?
+    /// Is the newest iteration another one than that of the last commit?
     fn needs_new_base(&self) -> bool {
-        let same = self.captured.as_ref().is_some_and(|captured| captured.is(&self.chain.epoch.head));
+        let same = self.captured.as_ref().is_some_and(|captured| captured.is(&self.chain.iteration.head));
         !same || !self.chain.is_level()
     }
 
-    /// Looks at the headers; a new epoch joins the chain.
+    /// Looks at the headers; a new iteration joins the chain.
     pub(super) fn observe(&mut self) -> Step<()> {
-        if self.main.slots_are(&self.chain.epoch.head)? {
+        if self.main.slots_are(&self.chain.iteration.head)? {
             return Ok(());
         }
         let head = self.main.head()?;
-        let Some(next) = self.main.epoch(head)? else { return Err(Flow::Restart) };
-        let before = &self.chain.epoch;
+        let Some(next) = self.main.iteration(head)? else { return Err(Flow::Restart) };
+        let before = &self.chain.iteration;
         if next.head.grid() != before.head.grid() || next.is_encrypted() != before.is_encrypted() {
             return Err(Flow::Fail(EngineError::Gap {
                 reason: RepairReason::FileReplaced,
                 detail: "the file has other blocks now".into(),
             }));
         }
-        if next.iteration() < before.iteration() {
+        if next.number() < before.number() {
             return Err(Flow::Fail(EngineError::Gap {
                 reason: RepairReason::ReplicaAhead,
-                detail: format!("its iteration went back from {} to {}", before.iteration(), next.iteration()),
+                detail: format!("its iteration went back from {} to {}", before.number(), next.number()),
             }));
         }
         let was_captured = self.captured.as_ref().is_some_and(|captured| captured.is(&before.head));
-        // Of encrypted epochs it cannot be told whether they follow each other: their WAL alone shows what was missed.
+        // Of encrypted iterations it cannot be told whether they follow each other: their WAL alone shows what was missed.
         let can_tell = !next.is_encrypted();
         let exact = self.chain.advance(next);
         let seen_whole = exact && was_captured;
@@ -235,12 +237,12 @@ impl DuckdbSource {
         Ok(())
     }
 
-    /// Proves after reading that what was read belongs to the chain's epoch.
+    /// Proves after reading that what was read belongs to the chain's iteration.
     pub(super) fn still(&mut self) -> Step<Still> {
-        if !self.main.slots_are(&self.chain.epoch.head)? {
+        if !self.main.slots_are(&self.chain.iteration.head)? {
             return Ok(Still::Flipped);
         }
-        if self.chain.epoch.head.older_than_2_0() && self.checkpoint_is_announced()? {
+        if self.chain.iteration.head.older_than_2_0() && self.checkpoint_is_announced()? {
             return Ok(Still::Announced);
         }
         Ok(Still::Yes)
@@ -248,7 +250,7 @@ impl DuckdbSource {
 
     /// Does the WAL end with the marker of a checkpoint that is under way?
     pub(super) fn checkpoint_is_announced(&mut self) -> Step<bool> {
-        let Some(meta_block) = self.chain.epoch.meta_block() else { return Ok(false) };
+        let Some(meta_block) = self.chain.iteration.meta_block() else { return Ok(false) };
         let Some(wal) = WalFile::open(&wal_path(&self.path))? else { return Ok(false) };
         let size = wal.size()?;
         let marker = marker_at_end(&wal, size).map_err(io_error("cannot read the WAL"))?;
@@ -273,7 +275,7 @@ impl DuckdbSource {
     pub(super) fn encrypted_marker(&mut self) -> Step<bool> {
         let Some(wal) = WalFile::open(&wal_path(&self.path))? else { return Ok(false) };
         let (Some(head), size) = (header(&wal)?, wal.size()?) else { return Ok(false) };
-        let framing = framing(&self.chain.epoch, &head)?;
+        let framing = framing(&self.chain.iteration, &head)?;
         let found = scan(&wal, framing, head.len, size, u64::MAX).map_err(io_error("cannot read the WAL"))?;
         if !found.commits.last().is_some_and(|last| last.like_marker) || !self.main.is_held()? {
             return Ok(false);
@@ -325,7 +327,7 @@ impl Source for DuckdbSource {
             break;
         }
         if self.learning {
-            let total = self.chain.epoch.used().len();
+            let total = self.chain.iteration.used().len();
             let left = (self.chain.unsure.len() + self.chain.dirty.len()).min(total);
             let bytes = u64::from(self.map.grid().size);
             poll.first_read = Some(((total - left) * bytes, total * bytes));

@@ -1,4 +1,4 @@
-//! Comparing the file with the page map: the first read, repairs, epochs that were missed, and the scrub.
+//! Comparing the file with the page map: the first read, repairs, iterations that were missed, and the scrub.
 
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,10 @@ enum Finding {
 
 impl DuckdbSource {
     /// Compares the blocks of which it is unknown whether they changed. A chunk is final once the headers are proven
-    /// unchanged after it, even if the epoch ends later; so this ends although checkpoints go on.
+    /// unchanged after it, even if the iteration ends later; so this ends although checkpoints go on.
     pub(super) fn resolve(&mut self) -> Step<()> {
         if self.learning {
-            let pages = self.chain.epoch.count + 1;
+            let pages = self.chain.iteration.count + 1;
             if self.map.len() < pages {
                 self.map.set_len(pages);
             }
@@ -67,7 +67,7 @@ impl DuckdbSource {
     }
 
     fn compare(&self, block: u64, buffer: &mut Vec<u8>) -> Step<Finding> {
-        let head = &self.chain.epoch.head;
+        let head = &self.chain.iteration.head;
         let known = self.key(block);
         if known != 0 {
             let same = self.main.block_key(head, block)? == Some(known);
@@ -89,16 +89,17 @@ impl DuckdbSource {
 
     /// When nothing else is to be done, compares some blocks whole: keys are no proof.
     pub(super) fn scrub_some(&mut self, commits: u64) -> Step<()> {
-        let (Some(from), Some(epoch)) = (self.scrub, &self.captured) else { return Ok(()) };
-        if commits > 0 || epoch.is_encrypted() {
+        let (Some(from), Some(iteration)) = (self.scrub, &self.captured) else { return Ok(()) };
+        if commits > 0 || iteration.is_encrypted() {
             return Ok(());
         }
-        let chunk: Vec<u64> = (from..epoch.count).filter(|&block| epoch.uses(block)).take(CHUNK_BLOCKS).collect();
+        let chunk: Vec<u64> =
+            (from..iteration.count).filter(|&block| iteration.uses(block)).take(CHUNK_BLOCKS).collect();
         let Some(&last) = chunk.last() else {
             self.scrub = None;
             return Ok(());
         };
-        let head = epoch.head.clone();
+        let head = iteration.head.clone();
         let (mut buffer, mut found) = (Vec::new(), Vec::new());
         for &block in &chunk {
             if self.main.used_block(&head, block, &mut buffer)? == BlockRead::Flipped {
@@ -113,7 +114,7 @@ impl DuckdbSource {
         }
         self.scrub = Some(last + 1);
         for block in found {
-            if self.chain.epoch.metadata.contains(block) {
+            if self.chain.iteration.metadata.contains(block) {
                 // Rewritten in place by a checkpoint that did not come about: the same content, other bytes.
                 self.unfit.insert(block + 1);
             } else {

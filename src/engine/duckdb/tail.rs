@@ -1,4 +1,4 @@
-//! The logical WAL of an epoch: what of DuckDB's WAL files was captured, and where its next bytes are.
+//! The logical WAL of an iteration: what of DuckDB's WAL files was captured, and where its next bytes are.
 //!
 //! The logical WAL is the one that a restored database gets: the WAL file without checkpoint markers, then the entries
 //! of `.wal.checkpoint`, which DuckDB 1.5 and newer writes while a checkpoint runs. DuckDB itself merges them so after a
@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::disk::{WalFile, io_error, side_wal_path, wal_path};
-use super::epoch::Epoch;
+use super::iteration::Iteration;
 use super::wal::{Framing, MAX_HEADER_BYTES, Marker, ReadAt, WalError, WalHeader, marker_at_end, parse_header, scan};
 use crate::checksum::WalHash;
 use crate::engine::EngineError;
@@ -27,7 +27,7 @@ impl From<WalError> for EngineError {
     }
 }
 
-/// How far the logical WAL of the captured epoch was captured. What is held stays readable after DuckDB let go of it.
+/// How far the logical WAL of the captured iteration was captured. What is held stays readable after DuckDB let go of it.
 #[derive(Debug, Default)]
 pub struct Tail {
     /// The WAL file, once it was seen.
@@ -39,25 +39,25 @@ pub struct Tail {
     /// Bytes of the logical WAL, and their hash.
     pub len: u64,
     pub hash: WalHash,
-    /// The iteration in the WAL's header, and that of the epoch before, whose WAL may still lie there.
+    /// The iteration in the WAL's header, and that of the iteration before, whose WAL may still lie there.
     pub iteration: Option<u64>,
     pub stale_iteration: Option<u64>,
 }
 
-/// Which file the logical WAL of an epoch begins with.
+/// Which file the logical WAL of an iteration begins with.
 pub enum Located {
     None,
     File(WalFile),
 }
 
-/// Finds the WAL of `epoch`. The caller proves afterwards that the epoch still lasts.
-pub fn locate(database: &Path, epoch: &Epoch) -> Result<Located, EngineError> {
+/// Finds the WAL of `iteration`. The caller proves afterwards that the iteration still lasts.
+pub fn locate(database: &Path, iteration: &Iteration) -> Result<Located, EngineError> {
     let Some(wal) = WalFile::open(&wal_path(database))? else { return Ok(Located::None) };
-    let Some(meta_block) = epoch.meta_block() else { return Ok(Located::File(wal)) };
+    let Some(meta_block) = iteration.meta_block() else { return Ok(Located::File(wal)) };
     let size = wal.size()?;
     let marker = marker_at_end(&wal, size).map_err(io_error("cannot read the WAL"))?;
     match marker {
-        // The checkpoint that it announced is this epoch: the WAL is about to be removed or to be replaced.
+        // The checkpoint that it announced is this iteration: the WAL is about to be removed or to be replaced.
         Some(marker) if marker.meta_block == meta_block => Ok(match WalFile::open(&side_wal_path(database))? {
             Some(side) => Located::File(side),
             None => Located::None,
@@ -73,9 +73,9 @@ pub fn header(wal: &WalFile) -> Result<Option<WalHeader>, EngineError> {
     Ok(parse_header(&bytes[..len])?)
 }
 
-/// The framing of `epoch`'s WAL; an error when the WAL's header says otherwise.
-pub fn framing(epoch: &Epoch, header: &WalHeader) -> Result<Framing, EngineError> {
-    match (epoch.head.encryption, header.version) {
+/// The framing of `iteration`'s WAL; an error when the WAL's header says otherwise.
+pub fn framing(iteration: &Iteration, header: &WalHeader) -> Result<Framing, EngineError> {
+    match (iteration.head.encryption, header.version) {
         (None, 2) => Ok(Framing::Plain),
         (Some(encryption), 3) => Ok(Framing::Encrypted { overhead: encryption.wal_overhead() }),
         _ => Err(EngineError::Damaged("the file and its WAL do not agree on whether they are encrypted".into())),
@@ -107,7 +107,7 @@ pub fn pieces<E: From<EngineError>>(
 /// `None` when the WAL is another one.
 pub fn relocate(
     database: &Path,
-    epoch: &Epoch,
+    iteration: &Iteration,
     wal: WalFile,
     len: u64,
     hash: u64,
@@ -116,13 +116,13 @@ pub fn relocate(
         return Ok(Some(Tail { wal: Some(wal), ..Tail::default() }));
     }
     let mut tail = Tail::default();
-    let (end, marker) = walk(epoch, &wal, true, len, &mut tail)?;
+    let (end, marker) = walk(iteration, &wal, true, len, &mut tail)?;
     (tail.at, tail.wal) = (end, Some(wal));
     if tail.len < len
         && marker.is_some()
         && let Some(side) = WalFile::open(&side_wal_path(database))?
     {
-        let (end, _) = walk(epoch, &side, false, len, &mut tail)?;
+        let (end, _) = walk(iteration, &side, false, len, &mut tail)?;
         tail.side = Some((side, end));
     }
     Ok((tail.len == len && tail.hash.value() == hash).then_some(tail))
@@ -130,7 +130,7 @@ pub fn relocate(
 
 /// Adds the commits of `wal` to `tail` until it is `limit` bytes long. Where that was, and the marker that comes last.
 fn walk(
-    epoch: &Epoch,
+    iteration: &Iteration,
     wal: &WalFile,
     with_header: bool,
     limit: u64,
@@ -138,7 +138,7 @@ fn walk(
 ) -> Result<(u64, Option<Marker>), EngineError> {
     const BUDGET_BYTES: u64 = 64 * 1024 * 1024;
     let Some(header) = header(wal)? else { return Ok((0, None)) };
-    let (framing, size) = (framing(epoch, &header)?, wal.size()?);
+    let (framing, size) = (framing(iteration, &header)?, wal.size()?);
     let append = |tail: &mut Tail, start, end| {
         tail.len += end - start;
         pieces(wal, start, end, |piece| {

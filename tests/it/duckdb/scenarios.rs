@@ -31,7 +31,7 @@ fn duckdb_restarts_of_capture() {
     Run { restarts: 4, ..Run::default() }.go();
 }
 
-/// Capture pauses for seconds, so that whole epochs go by unseen.
+/// Capture pauses for seconds, so that whole iterations go by unseen.
 #[test]
 fn duckdb_paused_capture_2_0() {
     Run { pause: 2.0, ..Run::default() }.go();

@@ -8,7 +8,7 @@ use crate::engine::EngineError;
 /// The main file as one checkpoint left it: which blocks belong to it. Their content does not change while it lasts,
 /// but for metadata, which is rewritten in place with the same used content.
 #[derive(Debug, Clone)]
-pub struct Epoch {
+pub struct Iteration {
     pub head: Head,
     pub free: BlockSet,
     pub metadata: BlockSet,
@@ -28,12 +28,12 @@ impl From<FileError> for ReadError {
     }
 }
 
-impl Epoch {
+impl Iteration {
     /// `None` when the headers changed while the free list was read.
-    pub fn read(main: &MainFile, head: Head) -> Result<Option<Epoch>, EngineError> {
+    pub fn read(main: &MainFile, head: Head) -> Result<Option<Iteration>, EngineError> {
         let Some(active) = head.active else {
             let count = main.allocated(head.grid(), 0)?.last().map_or(0, |run| run.end);
-            return Ok(Some(Epoch { head, free: BlockSet::default(), metadata: BlockSet::default(), count }));
+            return Ok(Some(Iteration { head, free: BlockSet::default(), metadata: BlockSet::default(), count }));
         };
         let read = |block, buffer: &mut Vec<u8>| match main.used_block(&head, block, buffer) {
             Ok(BlockRead::Sound) => Ok(()),
@@ -50,7 +50,7 @@ impl Epoch {
         if !main.slots_are(&head)? {
             return Ok(None);
         }
-        Ok(Some(Epoch { head, free: list.free, metadata: list.metadata, count: active.block_count }))
+        Ok(Some(Iteration { head, free: list.free, metadata: list.metadata, count: active.block_count }))
     }
 
     /// Is its headers' content this one's? The main header page is left out: it changes only together with them.
@@ -74,8 +74,8 @@ impl Epoch {
         self.head.active.as_ref()
     }
 
-    /// Was no epoch between `before` and this one?
-    pub fn follows(&self, before: &Epoch) -> bool {
+    /// Was no iteration between `before` and this one?
+    pub fn follows(&self, before: &Iteration) -> bool {
         match (self.active(), before.active()) {
             (Some(this), Some(before)) => {
                 Some(this.iteration) == before.iteration.checked_add(1) && this.block_bytes == before.block_bytes
@@ -84,7 +84,7 @@ impl Epoch {
         }
     }
 
-    pub fn iteration(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.active().map_or(0, |active| active.iteration)
     }
 
@@ -93,10 +93,10 @@ impl Epoch {
     }
 }
 
-/// The newest epoch that was seen, and what it may differ in from the page map.
+/// The newest iteration that was seen, and what it may differ in from the page map.
 #[derive(Debug)]
 pub struct Chain {
-    pub epoch: Epoch,
+    pub iteration: Iteration,
     /// Used blocks of which it is not known whether they changed: their keys or hashes must be compared.
     pub unsure: BlockSet,
     /// Used blocks that have to be read.
@@ -104,21 +104,21 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Nothing of `epoch` is known to be as in the page map.
-    pub fn unknown(epoch: Epoch) -> Chain {
-        Chain { unsure: epoch.used(), dirty: BlockSet::default(), epoch }
+    /// Nothing of `iteration` is known to be as in the page map.
+    pub fn unknown(iteration: Iteration) -> Chain {
+        Chain { unsure: iteration.used(), dirty: BlockSet::default(), iteration }
     }
 
-    /// `epoch` is what the page map shows.
-    pub fn level(epoch: Epoch) -> Chain {
-        Chain { unsure: BlockSet::default(), dirty: BlockSet::default(), epoch }
+    /// `iteration` is what the page map shows.
+    pub fn level(iteration: Iteration) -> Chain {
+        Chain { unsure: BlockSet::default(), dirty: BlockSet::default(), iteration }
     }
 
     /// Moves on to `next`. The delta rule: a block that `next` uses, that was below the count and not free before, and
-    /// that holds no metadata, has the same content in both. It needs every epoch to have been seen; `true` if so.
-    pub fn advance(&mut self, next: Epoch) -> bool {
-        let exact = next.follows(&self.epoch);
-        let before = &self.epoch;
+    /// that holds no metadata, has the same content in both. It needs every iteration to have been seen; `true` if so.
+    pub fn advance(&mut self, next: Iteration) -> bool {
+        let exact = next.follows(&self.iteration);
+        let before = &self.iteration;
         let (mut unsure, mut dirty) = (BlockSet::default(), BlockSet::default());
         for block in (0..next.count).filter(|&block| next.uses(block)) {
             let changed =
@@ -129,7 +129,7 @@ impl Chain {
                 unsure.insert(block);
             }
         }
-        (self.unsure, self.dirty, self.epoch) = (unsure, dirty, next);
+        (self.unsure, self.dirty, self.iteration) = (unsure, dirty, next);
         exact
     }
 
