@@ -214,3 +214,36 @@ fn duckdb_what_cannot_be_captured_is_said() {
     std::fs::write(&path, &bytes).unwrap();
     assert!(matches!(open(), EngineError::Damaged(_)));
 }
+
+/// What the first read and a small checkpoint of a large file cost; prints, proves nothing. `REPLICATE_DUCKDB_ROWS`.
+#[test]
+#[ignore = "a measurement"]
+fn duckdb_measure_a_checkpoint() {
+    let Some(mut bench) = Bench::new(VERSION) else { return };
+    let mut session = bench.session();
+    let rows = super::ledger::env_or("REPLICATE_DUCKDB_ROWS", 60e6) as u64;
+    session.run(&format!("create table t as select i, hash(i) h, hash(i+1) k from range({rows}) r(i)"));
+    session.run("create table small(i bigint)");
+    session.run("checkpoint");
+    let size = std::fs::metadata(bench.database()).unwrap().len() >> 20;
+    let begin = Instant::now();
+    let mut source = DuckdbSource::open(&bench.database(), None).unwrap();
+    while source.page_map().is_none() {
+        source.poll(&mut bench.recorder).unwrap();
+    }
+    eprintln!("{size} MB: first read {:?}", begin.elapsed());
+    for what in ["insert into small select * from range(10)", "update t set h = 1 where i < 100000"] {
+        session.run(what);
+        session.run("checkpoint");
+        let begin = Instant::now();
+        source.poll(&mut bench.recorder).unwrap();
+        let last = bench.recorder.commits.last().unwrap();
+        eprintln!("{what}: {} KB as {:?} in {:?}", last.main_bytes >> 10, last.kind, begin.elapsed());
+    }
+    for _ in 0..2 {
+        let begin = Instant::now();
+        source.poll(&mut bench.recorder).unwrap();
+        eprintln!("idle poll {:?}", begin.elapsed());
+    }
+    session.close();
+}
