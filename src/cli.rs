@@ -54,6 +54,8 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the manual.
     Man(ManArgs),
+    #[command(name = "duckdb-child", hide = true)]
+    DuckdbChild(DuckdbChildArgs),
 }
 
 /// Replicate databases until told to stop.
@@ -216,6 +218,14 @@ pub struct ManArgs {
     /// Write one page per command into this directory instead.
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
+}
+
+/// Check a restored DuckDB database, or fold its WAL into it: the child process of `restore`.
+#[derive(Debug, Args)]
+pub struct DuckdbChildArgs {
+    /// check or fold.
+    pub task: String,
+    pub database: PathBuf,
 }
 
 #[derive(Debug, Args)]

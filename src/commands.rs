@@ -12,6 +12,7 @@ use crate::error::Error;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod duckdb_child;
 pub mod list;
 pub mod man;
 pub mod progress;
@@ -35,6 +36,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Demo(args) => demo::execute(&args).map(|()| DONE),
         Command::DemoWriter(args) => demo::execute_writer(&args).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),
+        Command::DuckdbChild(args) => duckdb_child::execute(&args, environment).map(|()| DONE),
         Command::Man(args) => man::execute(&args).map(|()| DONE),
     }
 }

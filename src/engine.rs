@@ -9,6 +9,7 @@ use crate::checksum::PageMap;
 use crate::extent::{Extent, PageGrid};
 use crate::position::{CommitKind, Lengths, ParseError, RepairReason, Txid};
 
+pub mod duckdb;
 pub mod head;
 pub mod sqlite;
 
@@ -158,6 +159,9 @@ pub trait Engine: Send + Sync {
     fn open(&self, path: &Path, resume: Option<Resume>) -> Result<Box<dyn Source>, EngineError>;
     /// Proves with the engine itself that a restored file is sound. Never given a live file.
     fn check(&self, database: &Path) -> Result<(), EngineError>;
+    /// Makes a restored database that passed its check one file, where the engine's own WAL came as a file of its own.
+    /// `true` when a WAL stays beside it all the same: the pair is what the engine opens. Never given a live file.
+    fn fold(&self, database: &Path) -> Result<bool, EngineError>;
 }
 
 /// A live database being captured. Blocking; used by one thread at a time. Never writes to the database.
@@ -180,6 +184,9 @@ pub struct SnapshotStart {
     /// Bytes that it will cover unless the database grows or shrinks meanwhile.
     pub total: u64,
     pub grid: PageGrid,
+    /// The commit after which transactions have to be laid over the copy, where that is earlier than the last captured
+    /// one: a copy of the main file holds nothing of a WAL that travels as a file of its own.
+    pub base: Option<Txid>,
 }
 
 /// Bytes of the main file in one slice of a full copy, and so in one part of a snapshot.

@@ -47,6 +47,11 @@ impl Engine for Sqlite {
     fn check(&self, database: &Path) -> Result<(), EngineError> {
         check::check(database)
     }
+
+    /// Its WAL travels as page writes: a restored file is always one.
+    fn fold(&self, _database: &Path) -> Result<bool, EngineError> {
+        Ok(false)
+    }
 }
 
 /// The first bytes of a file that may be a live SQLite database, read through SQLite: opening and closing the file in any

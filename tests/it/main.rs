@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod duckdb;
 mod format;
 mod ledger;
 mod processes;

@@ -288,7 +288,7 @@ impl Source for SqliteSource {
             return Err(EngineError::Busy("the first read of the database is not done".into()));
         }
         self.copied = Some(0);
-        Ok(SnapshotStart { total: self.history.position.length(), grid: self.history.grid() })
+        Ok(SnapshotStart { total: self.history.position.length(), grid: self.history.grid(), base: None })
     }
 
     fn snapshot_slice(&mut self, sink: &mut dyn ExtentSink) -> Result<Progress, EngineError> {

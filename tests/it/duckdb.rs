@@ -1,0 +1,8 @@
+//! DuckDB capture against live writers: other processes, other versions, unmodified.
+
+mod ledger;
+mod python;
+mod recorder;
+mod scenarios;
+mod steps;
+mod versions;
