@@ -126,6 +126,10 @@ impl Engine for FakeEngine {
         Ok(Box::new(source))
     }
 
+    fn fold(&self, _database: &Path) -> Result<bool, EngineError> {
+        Ok(false)
+    }
+
     fn check(&self, _database: &Path) -> Result<(), EngineError> {
         Ok(())
     }
@@ -213,7 +217,7 @@ impl Source for FakeSource {
 
     fn snapshot_start(&mut self) -> Result<SnapshotStart, EngineError> {
         self.copied = 0;
-        Ok(SnapshotStart { total: (self.database.lock().pages.len() * PAGE) as u64, grid: grid() })
+        Ok(SnapshotStart { total: (self.database.lock().pages.len() * PAGE) as u64, grid: grid(), base: None })
     }
 
     fn snapshot_slice(&mut self, sink: &mut dyn ExtentSink) -> Result<Progress, EngineError> {
