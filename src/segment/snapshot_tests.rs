@@ -28,8 +28,9 @@ fn content(object: &[u8], part: &PartRef) -> Result<Vec<u8>, SegmentError> {
     Ok(bytes)
 }
 
+/// Pages that are all different, and none of them zero.
 fn pages(count: u64, zero: impl Fn(u64) -> bool) -> Vec<(u64, Vec<u8>)> {
-    let page = |number: u64| (8192 + number * 512, (0..512).map(|at| (at as u64 * number) as u8).collect());
+    let page = |number: u64| (8192 + number * 512, (1..=512).map(|at: u64| (at * number + 1) as u8).collect());
     (0..count).filter(|&number| !zero(number)).map(page).collect()
 }
 
@@ -77,7 +78,7 @@ proptest! {
         prop_assert_eq!(content(&object, &written).expect("readable"), with_hole);
         prop_assert_eq!(written.hash, left_out.hash);
         let (other, _) = part(&[(start, expected.clone())], start, end, Codec::Lz4);
-        prop_assert_eq!(other.hash == written.hash, hole >= count || hole == 0);
+        prop_assert_eq!(other.hash == written.hash, hole >= count);
         let mut moved = PartWriter::new(FileId::Wal, start, Codec::Lz4).expect("writer");
         moved.extent(Extent { file: FileId::Wal, offset: start, data: &expected }).expect("extent");
         prop_assert_ne!(moved.finish(end).expect("finish").0.hash, other.hash);
