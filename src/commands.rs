@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cli::Command;
 use crate::config::Environment;
+use crate::engine::duckdb::Duckdb;
 use crate::engine::sqlite::Sqlite;
 use crate::engine::{Engine, EngineKind};
 use crate::error::Error;
@@ -45,7 +46,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
 pub fn engine_of(kind: EngineKind) -> Option<Arc<dyn Engine>> {
     match kind {
         EngineKind::Sqlite => Some(Arc::new(Sqlite)),
-        EngineKind::Duckdb => None,
+        EngineKind::Duckdb => Some(Arc::new(Duckdb::default())),
     }
 }
 

@@ -120,7 +120,7 @@ fn look_at(path: &Path) -> Found {
     let note = match head::read(&bytes) {
         None if length == 0 => return found(true, json!({ "bytes": 0 }), "an empty file, no database yet".to_owned()),
         None => return found(true, json!({ "bytes": length }), "is no database of a known engine".to_owned()),
-        Some(head) if head.engine == EngineKind::Duckdb => (head, "; not available in this version"),
+        Some(head) if head.engine == EngineKind::Duckdb => (head, ""),
         Some(head) if !head.wal_mode => (head, "; not in WAL mode: run `PRAGMA journal_mode=wal` once"),
         Some(head) => (head, ", WAL mode"),
     };

@@ -42,7 +42,7 @@ pub(super) const CHANNEL_PARTS: usize = 2;
 #[derive(Debug)]
 pub(super) struct Copy {
     messages: mpsc::Sender<CopyMessage>,
-    /// The last captured commit when the copy began; `None` before that.
+    /// The commit after which transactions are laid over the copy; `None` before it began.
     base: Option<Txid>,
     /// End of the last slice.
     at: u64,
@@ -85,7 +85,7 @@ impl Copy {
         };
         if self.base.is_none() {
             let start = source.snapshot_start()?;
-            (self.base, self.at) = (Some(last), 0);
+            (self.base, self.at) = (Some(start.base.unwrap_or(last)), 0);
             permit.send(CopyMessage::Started { total: start.total });
             return Ok(Step::Went);
         }
