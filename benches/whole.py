@@ -59,11 +59,11 @@ class Replicator:
             time.sleep(0.02)
 
     def segments(self):
-        """(first, last, time of arrival) of every level-0 segment."""
+        """(first, last, time of arrival under its name) of every level-0 segment."""
         for path in self.objects():
             if "/0/" in path:
                 first, last = os.path.basename(path).split("-")[:2]
-                yield int(first, 16), int(last, 16), os.stat(path).st_mtime_ns / 1e9
+                yield int(first, 16), int(last, 16), os.stat(path).st_ctime_ns / 1e9
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::engine::EngineKind;
+
 /// Printed below the help of every command.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -18,7 +20,7 @@ Exit codes:
   7  `run -- COMMAND`: the command ended well, but the final sync did not finish in time
   otherwise, with `run -- COMMAND`: the code of the command; 128+n when signal n ended it";
 
-/// Continuously replicates live SQLite databases to S3 and directories, and restores them as they were after any commit.
+/// Continuously replicates live SQLite and DuckDB databases to S3 and directories, and restores them as they were after any commit.
 #[derive(Debug, Parser)]
 #[command(
     name = "replicate",
@@ -122,6 +124,9 @@ pub struct RestoreArgs {
     /// Leave out the engine's own check of the restored file; its checksum is proven all the same.
     #[arg(long)]
     pub no_check: bool,
+    /// DuckDB: leave the main file and its WAL as they were captured, instead of making one file of them.
+    #[arg(long)]
+    pub keep_wal: bool,
     /// Objects fetched at the same time.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
@@ -196,8 +201,11 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
 pub struct DemoArgs {
-    /// How long the writer writes.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=3600))]
+    /// Only this engine: sqlite or duckdb. Default: both, one after the other.
+    #[arg(long)]
+    pub engine: Option<EngineKind>,
+    /// How long each writer writes.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=3600))]
     pub seconds: u32,
     /// Leave the temporary directory for a look around.
     #[arg(long)]
@@ -223,7 +231,7 @@ pub struct ManArgs {
 /// Check a restored DuckDB database, or fold its WAL into it: the child process of `restore`.
 #[derive(Debug, Args)]
 pub struct DuckdbChildArgs {
-    /// check or fold.
+    /// check, fold or content.
     pub task: String,
     pub database: PathBuf,
 }
@@ -233,6 +241,9 @@ pub struct DuckdbChildArgs {
 pub struct DemoWriterArgs {
     pub database: PathBuf,
     pub ledger: PathBuf,
+    /// Of the database: sqlite or duckdb.
+    #[arg(long, default_value_t = EngineKind::Sqlite)]
+    pub engine: EngineKind,
     /// Commits in a second.
     #[arg(long, default_value_t = 50)]
     pub rate: u32,

@@ -9,9 +9,11 @@ use crate::checksum::PageMap;
 use crate::extent::{Extent, PageGrid};
 use crate::position::{CommitKind, Lengths, ParseError, RepairReason, Txid};
 
+pub mod choice;
 pub mod duckdb;
 pub mod head;
 pub mod sqlite;
+pub mod workload;
 
 /// The engines that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -25,6 +25,5 @@ pub mod watcher;
 pub mod cli;
 pub mod commands;
 pub mod config;
-pub mod daemon;
 pub mod error;
 pub mod supervisor;

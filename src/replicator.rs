@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::engine::Engine;
+use crate::engine::choice::Choice;
 use crate::replica::Replica;
 use crate::spool::{Disk, Spool};
 use crate::status::{Clock, Place, State, Status, StatusSnapshot};
@@ -142,7 +142,7 @@ impl Replicator {
     /// Starts capture and shipping. Must be called within a tokio runtime. Replicas are given with their names.
     pub fn start(
         settings: Settings,
-        engine: Arc<dyn Engine>,
+        engine: impl Into<Choice>,
         replicas: Vec<(String, Arc<dyn Store>)>,
         clock: Clock,
     ) -> Result<Replicator, StartError> {
@@ -153,10 +153,11 @@ impl Replicator {
     pub fn start_on(
         disk: Disk,
         settings: Settings,
-        engine: Arc<dyn Engine>,
+        engine: impl Into<Choice>,
         replicas: Vec<(String, Arc<dyn Store>)>,
         clock: Clock,
     ) -> Result<Replicator, StartError> {
+        let engine = engine.into();
         let unusable = |source| StartError::StateDir { path: settings.state_dir.clone(), source };
         disk.create_dirs(&settings.state_dir).map_err(unusable)?;
         let lock = Arc::new(lock(&settings)?);
@@ -172,7 +173,7 @@ impl Replicator {
             let (shared, lock) = (shared.clone(), lock.clone());
             let name = format!("capture {}", shared.settings.name);
             let spawned = thread::Builder::new().name(name).spawn(move || {
-                capture::run(shared, engine, runtime);
+                capture::run(shared, &engine, runtime);
                 drop(lock);
             });
             spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?

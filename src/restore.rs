@@ -10,6 +10,7 @@
 //! | `fetch.rs` | bounded requests and memory |
 //! | `apply.rs` | transactions over a snapshot |
 //! | `files.rs` | the files while they are written |
+//! | `finish.rs` | proof, the engine's check, one file out of two |
 //! | `prove.rs` | the checksum of the result |
 //! | `target.rs` | the place where it goes |
 //! | `losses.rs` | what cannot be restored, and what can instead |
@@ -20,6 +21,7 @@ mod error;
 mod execute;
 mod fetch;
 mod files;
+mod finish;
 mod losses;
 mod plan;
 mod planner;
@@ -31,7 +33,7 @@ mod target;
 pub use apply::needed_blocks;
 pub use error::{Damage, Fault, NoSuchPoint, RestoreError};
 pub use error::{DisplayMoment, DisplayWindow};
-pub use execute::{DEFAULT_JOBS, EngineOf, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
+pub use execute::{DEFAULT_JOBS, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
 pub use fetch::{PIECE_BYTES, in_background};
 pub use losses::{no_object, outside};
 pub use plan::{RestorePlan, commit_json, kind_word, reason};

@@ -13,7 +13,8 @@ use super::{engine_of, print, runtime};
 use crate::cli::{DemoArgs, DemoWriterArgs};
 use crate::config::units::show_duration;
 use crate::engine::EngineKind;
-use crate::engine::sqlite::workload::{self, Pace, WorkloadError};
+use crate::engine::sqlite;
+use crate::engine::workload::{Pace, WorkloadError, read_ledger};
 use crate::error::Error;
 use crate::position::TimeMs;
 use crate::replicator::{Replicator, Settings};
@@ -35,7 +36,7 @@ pub fn execute(args: &DemoArgs) -> Result<(), Error> {
     let end = runtime.block_on(async {
         let mut signals = Signals::listen(&STOPPING)?;
         tokio::select! {
-            end = sqlite(&folder.path, args.seconds) => end,
+            end = both(&folder.path, args) => end,
             which = signals.next_stop() => Err(Error::failed(format!("{which}: the demo was ended early"))),
         }
     });
@@ -69,22 +70,56 @@ impl Folder {
 
 /// The files of one database's show.
 struct Scene {
+    engine: EngineKind,
     database: PathBuf,
     ledger: PathBuf,
     replica: PathBuf,
     folder: PathBuf,
 }
 
-async fn sqlite(folder: &Path, seconds: u32) -> Result<(), Error> {
-    let scene = Scene {
-        database: folder.join("app.db"),
-        ledger: folder.join("ledger"),
-        replica: folder.join("app.db.replica"),
-        folder: folder.to_owned(),
-    };
+impl Scene {
+    fn new(engine: EngineKind, folder: &Path) -> Scene {
+        let name = match engine {
+            EngineKind::Sqlite => "app.db",
+            EngineKind::Duckdb => "app.duckdb",
+        };
+        let path = |ending: &str| folder.join(format!("{name}{ending}"));
+        Scene {
+            engine,
+            database: path(""),
+            ledger: path(".ledger"),
+            replica: path(".replica"),
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn product(&self) -> &'static str {
+        match self.engine {
+            EngineKind::Sqlite => "SQLite",
+            EngineKind::Duckdb => "DuckDB",
+        }
+    }
+}
+
+async fn both(folder: &Path, args: &DemoArgs) -> Result<(), Error> {
+    for engine in [EngineKind::Sqlite, EngineKind::Duckdb] {
+        if args.engine.is_some_and(|only| only != engine) {
+            continue;
+        }
+        if engine == EngineKind::Duckdb && !cfg!(feature = "duckdb") {
+            print("\nDuckDB is left out: this build has no DuckDB library to write a database with.\n")?;
+            continue;
+        }
+        show_one(Scene::new(engine, folder), args.seconds).await?;
+    }
+    Ok(())
+}
+
+async fn show_one(scene: Scene, seconds: u32) -> Result<(), Error> {
     print(&format!(
-        "A live SQLite database, {}\n  a writer in a process of its own commits to it and notes a hash of its content per commit\n  \
-         replicated to {}\n  (what was written before capture first saw the database counts as one commit)\n\n",
+        "\nA live {} database, {}\n  a writer in a process of its own commits to it and notes a hash of its content per \
+         commit\n  replicated to {}\n  (what was written before capture first saw the database counts as one commit)\n\n",
+        scene.product(),
         scene.database.display(),
         scene.replica.display()
     ))?;
@@ -120,13 +155,13 @@ fn start_writer(scene: &Scene) -> Result<Child, Error> {
     let failed = |error| Error::failed("cannot start the writer").because(error);
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.arg("demo-writer").arg(&scene.database).arg(&scene.ledger);
+    command.arg("demo-writer").arg(&scene.database).arg(&scene.ledger).args(["--engine", &scene.engine.to_string()]);
     command.stdin(Stdio::piped()).kill_on_drop(true).spawn().map_err(failed)
 }
 
 fn start_replicator(scene: &Scene, store: Arc<dyn Store>) -> Result<Replicator, Error> {
     let settings = Settings { sync_interval: SYNC_INTERVAL, ..Settings::new(&scene.database) };
-    let engine = engine_of(EngineKind::Sqlite).ok_or_else(|| Error::failed("this build has no SQLite"))?;
+    let engine = engine_of(scene.engine).ok_or_else(|| Error::failed(format!("this build has no {}", scene.engine)))?;
     let replicas = vec![("the replica".to_owned(), store)];
     Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| Error::failed(error.to_string()))
 }
@@ -143,7 +178,7 @@ async fn watch(scene: &Scene, replicator: &Replicator, writer: &mut Child, secon
             end = replicator.failed() => return Err(Error::failed("replication failed").because(end)),
         }
         let status = replicator.status().snapshot();
-        let written = workload::read_ledger(&scene.ledger).map_or(0, |entries| entries.len());
+        let written = read_ledger(&scene.ledger).map_or(0, |entries| entries.len());
         show(on_terminal, &line(began.elapsed(), written, &status))?;
         if began.elapsed() >= length && middle_of(replicator).is_ok() {
             return if on_terminal { print("\n") } else { Ok(()) };
@@ -191,7 +226,16 @@ pub fn execute_writer(args: &DemoWriterArgs) -> Result<(), Error> {
         heard.store(true, Ordering::Relaxed);
     });
     let pace = Pace { commits_per_second: args.rate, seed: args.seed };
-    workload::write(&args.database, &args.ledger, pace, &*system_clock(), &stop)?;
+    let clock = system_clock();
+    match args.engine {
+        EngineKind::Sqlite => sqlite::workload::write(&args.database, &args.ledger, pace, &*clock, &stop)?,
+        #[cfg(feature = "duckdb")]
+        EngineKind::Duckdb => {
+            crate::engine::duckdb::workload::write(&args.database, &args.ledger, pace, &*clock, &stop)?
+        }
+        #[cfg(not(feature = "duckdb"))]
+        EngineKind::Duckdb => return Err(Error::usage("this build has no DuckDB library")),
+    };
     Ok(())
 }
 

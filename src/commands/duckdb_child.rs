@@ -4,11 +4,23 @@ use crate::cli::DuckdbChildArgs;
 use crate::config::Environment;
 use crate::error::Error;
 
+/// The task that says what a database of the demo's writer holds.
+pub const CONTENT: &str = "content";
+
 #[cfg(feature = "duckdb")]
 pub fn execute(args: &DuckdbChildArgs, environment: Environment<'_>) -> Result<(), Error> {
-    use crate::engine::duckdb::{check::KEY_VARIABLE, library};
+    use crate::engine::duckdb::{check::KEY_VARIABLE, is_encrypted, library, workload};
+    if args.task == CONTENT {
+        let content = workload::read(&args.database)?;
+        return super::print(&format!("{content}\n"));
+    }
     let key = environment(KEY_VARIABLE).filter(|key| !key.is_empty());
-    library::run(&args.task, &args.database, key.as_deref()).map_err(Error::failed)
+    let encrypted = is_encrypted(&args.database).map_err(|error| Error::failed(error.to_string()))?;
+    if encrypted && key.is_none() {
+        // Its exit code tells the parent so.
+        return Err(Error::usage("the database is encrypted, and its rows cannot be checked without the key"));
+    }
+    library::run(&args.task, &args.database, key.as_deref().filter(|_| encrypted)).map_err(Error::failed)
 }
 
 #[cfg(not(feature = "duckdb"))]

@@ -34,6 +34,7 @@ pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Resul
         overwrite: args.overwrite,
         dry_run: args.dry_run,
         check: !args.no_check,
+        keep_wal: args.keep_wal,
         jobs: args.jobs.map_or(DEFAULT_JOBS, usize::from),
         json: args.json.on,
         progress: std::io::stderr().is_terminal(),

@@ -8,11 +8,13 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::commands::progress::Bar;
+use crate::engine::EngineError;
+use crate::engine::choice::EngineOf;
 use crate::error::{Error, ExitCode};
 use crate::position::TimeMs;
 use crate::restore::point::{self, PointError};
 use crate::restore::{
-    EngineOf, Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
+    Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
 };
 use crate::store::Store;
 
@@ -33,6 +35,8 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// Have the engine check the result.
     pub check: bool,
+    /// Leave a DuckDB database as main file and WAL.
+    pub keep_wal: bool,
     pub jobs: usize,
     pub json: bool,
     /// Show how far it has come, on stderr.
@@ -51,6 +55,7 @@ impl RestoreOptions {
             overwrite: false,
             dry_run: false,
             check: true,
+            keep_wal: false,
             jobs: crate::restore::DEFAULT_JOBS,
             json: false,
             progress: false,
@@ -105,7 +110,9 @@ fn execution(options: &RestoreOptions, around: &Surroundings) -> Execution {
         target: options.target.clone(),
         overwrite: options.overwrite,
         jobs: options.jobs,
-        engine: options.check.then_some(around.engine),
+        engine: around.engine,
+        check: options.check,
+        fold: !options.keep_wal,
         now: around.now,
         random: around.random,
         progress: Arc::new(Bar::new(options.progress)),
@@ -138,6 +145,7 @@ fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn 
                 "commit": commit_json(&plan.commit),
                 "engine": plan.engine.to_string(),
                 "checked_by_engine": restored.checked,
+                "has_wal": restored.has_wal,
                 "kept": restored.kept.as_deref().map(shown),
                 "notes": plan.notes,
             }),
@@ -151,6 +159,11 @@ fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn 
     text.push_str(&format!("  checksum {:016x}, proven\n", commit.checksum));
     let checked = if restored.checked { "accepted the file" } else { "was not asked (--no-check)" };
     text.push_str(&format!("  engine   {} {checked}\n", plan.engine));
+    if restored.has_wal {
+        text.push_str(&format!("  its WAL lies beside it and belongs to it: {}.wal\n", restored.target.display()));
+    } else if commit.lengths.wal > 0 {
+        text.push_str(&format!("  its WAL of {} bytes was folded into the file\n", commit.lengths.wal));
+    }
     if let Some(kept) = &restored.kept {
         text.push_str(&format!("  the old file is kept as {}\n", kept.display()));
     }
@@ -193,6 +206,9 @@ impl From<RestoreError> for Error {
                 .next_step("restore one of the points above with --at; see all that is wrong: replicate verify --deep"),
             RestoreError::Refused { next_step, .. } => Error::new(ExitCode::Refused, text).next_step(next_step),
             RestoreError::Newer(_) => Error::failed(text),
+            RestoreError::NotAccepted { source: EngineError::NotCapturable { reason, next_step }, .. } => {
+                Error::failed(format!("every byte is as it was captured, but {reason}")).next_step(next_step)
+            }
             RestoreError::NotAccepted { source, .. } => Error::failed("the engine does not accept the restored database")
                 .because(source)
                 .next_step(

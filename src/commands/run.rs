@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -12,24 +11,24 @@ use super::source::open;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
 use crate::config::{Config, DatabaseConfig, Environment};
-use crate::engine::{Engine, EngineKind, head};
+use crate::engine::EngineError;
+use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
 use crate::replicator::{Final, Replicator, Settings, StartError, StopReport};
 use crate::status::{State, Status, system_clock};
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 
+mod memory;
 mod once;
 mod report;
 
 pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
     super::refuse_later_variables(environment)?;
     let config = configured(&args, environment)?;
-    // Before anything is opened through an engine: from then on a raw look at the file would drop its locks.
-    let engines = config.databases.iter().map(|d| engine_for(&d.path)).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
-        Run { signals, stops_asked: 0, shutdown_timeout: config.shutdown_timeout }.run(&args, &config, engines).await
+        Run { signals, stops_asked: 0, shutdown_timeout: config.shutdown_timeout }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -53,26 +52,16 @@ fn configured(args: &RunArgs, environment: Environment<'_>) -> Result<Config, Er
     Ok(config)
 }
 
-/// The engine that a file belongs to; SQLite for one that is still missing or empty.
-fn engine_for(path: &Path) -> Result<Arc<dyn Engine>, Error> {
-    use std::io::Read;
-    let failed = |error| Error::failed(format!("cannot read {}", path.display())).because(error);
-    let mut bytes = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(file) => file.take(head::HEAD_BYTES as u64).read_to_end(&mut bytes).map(|_| ()).map_err(failed)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error).next_step("run replicate as the user that owns the database")),
-    }
-    let kind = match head::read(&bytes) {
-        Some(head) => head.engine,
-        None if bytes.is_empty() => EngineKind::Sqlite,
-        None => {
-            return Err(Error::failed(format!("{} is no database of a known engine", path.display()))
-                .next_step("check the path"));
+/// The engine that a file belongs to; told later for one that is still missing or empty.
+fn engine_for(path: &Path) -> Result<Choice, Error> {
+    let by_content = Choice::ByContent(engine_of);
+    match by_content.look(path) {
+        Ok(engine) => Ok(engine.map_or(by_content, Choice::Known)),
+        Err(EngineError::NotCapturable { reason, next_step }) => Err(Error::failed(reason).next_step(next_step)),
+        Err(error) => {
+            Err(Error::failed(error.to_string()).next_step("run replicate as the user that owns the database"))
         }
-    };
-    engine_of(kind)
-        .ok_or_else(|| Error::failed(format!("{} is a {kind} database: not available in this version", path.display())))
+    }
 }
 
 /// One database at work.
@@ -92,7 +81,7 @@ struct Run {
 }
 
 impl Run {
-    async fn run(mut self, args: &RunArgs, config: &Config, engines: Vec<Arc<dyn Engine>>) -> Result<u8, Error> {
+    async fn run(mut self, args: &RunArgs, config: &Config) -> Result<u8, Error> {
         if args.restore_if_missing {
             for database in &config.databases {
                 if let Some(code) = self.restore_if_missing(database).await? {
@@ -100,6 +89,8 @@ impl Run {
                 }
             }
         }
+        // Before anything is opened through an engine: from then on a raw look at the file would drop its locks.
+        let engines = config.databases.iter().map(|d| engine_for(&d.path)).collect::<Result<Vec<_>, _>>()?;
         let mut all = Vec::new();
         for (database, engine) in config.databases.iter().zip(engines) {
             all.push(start(database, engine)?);
@@ -236,7 +227,7 @@ impl Run {
     }
 }
 
-fn start(database: &DatabaseConfig, engine: Arc<dyn Engine>) -> Result<Working, Error> {
+fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
     let s = &database.settings;
     let settings = Settings {
         path: database.path.clone(),
@@ -264,6 +255,8 @@ fn start(database: &DatabaseConfig, engine: Arc<dyn Engine>) -> Result<Working, 
     })?;
     let (end_of_report, end) = oneshot::channel();
     let (path, state_dir) = (database.path.clone(), database.state_dir.clone());
+    // Ends with the replicator's status.
+    tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
     let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
     Ok(Working { path, state_dir, replicator, reporter, end_of_report })
 }

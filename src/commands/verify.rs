@@ -114,7 +114,10 @@ async fn drill(
         target: scratch.0.join("database"),
         overwrite: false,
         jobs: how.jobs,
-        engine: engine.is_some().then_some(around.engine),
+        engine: around.engine,
+        check: engine.is_some(),
+        // It is thrown away at once.
+        fold: false,
         now: around.now,
         random: around.random,
         progress: how.progress.clone(),

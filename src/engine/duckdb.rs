@@ -5,7 +5,7 @@
 //! and `bulk` the WAL's commits, `drain` what is left of a WAL whose iteration ended; `survey` compares the file with the page
 //! map; `snapshot` copies it. `docs/duckdb.md` says why this is right.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::engine::{Engine, EngineError, EngineKind, Resume, Source};
 
@@ -27,25 +27,32 @@ mod source;
 mod survey;
 mod tail;
 pub mod wal;
+#[cfg(feature = "duckdb")]
+pub mod workload;
 
 pub use source::DuckdbSource;
 
 /// Knowledge of the DuckDB file format.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Duckdb {
-    /// The key of encrypted databases. Capture and restore do not need it; the check of a restored one does.
-    key: Option<String>,
+    /// The program whose hidden command runs the DuckDB library.
+    program: PathBuf,
 }
 
-impl std::fmt::Debug for Duckdb {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Duckdb").field("has_key", &self.key.is_some()).finish()
+impl Default for Duckdb {
+    /// This program: on Linux whatever runs now, even if the file was replaced meanwhile.
+    fn default() -> Duckdb {
+        let running = Path::new("/proc/self/exe");
+        let program = if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe() };
+        // A name that cannot be started becomes an error with the first use.
+        Duckdb { program: program.unwrap_or_else(|_| PathBuf::from("replicate")) }
     }
 }
 
 impl Duckdb {
-    pub fn new(key: Option<String>) -> Duckdb {
-        Duckdb { key }
+    /// Has another program, which must be a `replicate`, run the library.
+    pub fn with_program(program: impl Into<PathBuf>) -> Duckdb {
+        Duckdb { program: program.into() }
     }
 
     /// Proves the rows, not only the structure, if this build has the library.
@@ -54,17 +61,12 @@ impl Duckdb {
             tracing::warn!("this build has no DuckDB library: of the restored database only the structure was checked");
             return Ok(());
         }
-        if is_encrypted(database)? && self.key.is_none() {
-            return Err(EngineError::NotCapturable {
-                reason: "the restored database is encrypted, and its rows cannot be checked without the key".into(),
-                next_step: "set REPLICATE_DUCKDB_KEY, or restore with --no-check",
-            });
-        }
-        check::in_child(check::CHILD_CHECK, database, self.key.as_deref())
+        check::in_child(&self.program, check::CHILD_CHECK, database)
     }
 }
 
-fn is_encrypted(database: &Path) -> Result<bool, EngineError> {
+/// Is what is stored there unreadable without a key?
+pub fn is_encrypted(database: &Path) -> Result<bool, EngineError> {
     Ok(disk::MainFile::open(database)?.head()?.encryption.is_some())
 }
 
@@ -102,7 +104,7 @@ impl Engine for Duckdb {
         if !cfg!(feature = "duckdb") || is_encrypted(database)? {
             return Ok(true);
         }
-        check::in_child(check::CHILD_FOLD, database, self.key.as_deref())?;
+        check::in_child(&self.program, check::CHILD_FOLD, database)?;
         check::structure(database)?;
         match size(&wal)? {
             0 => Ok(false),

@@ -16,10 +16,12 @@ use super::rebuild;
 use super::resume::{Contact, Decision, decide, next_term};
 use super::shared::{Backoff, Command, Course, Shared};
 use crate::checksum::PageMap;
-use crate::engine::{EngineKind, Resume};
+use crate::engine::choice::Choice;
+use crate::engine::{Engine, EngineKind, Resume};
 use crate::position::{Generation, RepairReason, Term, TimeMs, Txid};
 use crate::spool::{Changes, PageMapFile, ResumePoint, disk, roll_forward};
 use crate::status::{Place, State};
+use crate::watcher::Watcher;
 
 const PATIENCE_WITH_STATE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,28 +38,40 @@ pub(super) struct Ended;
 
 pub(super) struct Beginning<'a> {
     pub shared: &'a Shared,
-    pub engine: EngineKind,
+    pub choice: &'a Choice,
     pub runtime: &'a Handle,
     /// Commands that came meanwhile and wait for capture.
     pub deferred: &'a mut Vec<Command>,
 }
 
 impl Beginning<'_> {
-    pub fn run(mut self) -> Result<Begun, Ended> {
+    pub fn run(mut self) -> Result<(Arc<dyn Engine>, Begun), Ended> {
         self.salvage()?;
         let mut page_map_file = PageMapFile::new(&self.shared.spool);
-        let local = self.local(&mut page_map_file)?;
+        let local = self.local(&mut page_map_file);
+        let engine = self.engine(local.as_ref().map(|(point, _)| point.engine))?;
+        let begun = self.begin(engine.kind(), page_map_file, local)?;
+        Ok((engine, begun))
+    }
+
+    fn begin(
+        &mut self,
+        engine: EngineKind,
+        mut page_map_file: PageMapFile,
+        local: Option<(ResumePoint, PageMap)>,
+    ) -> Result<Begun, Ended> {
         self.wait_for_replicas(local.is_some())?;
         let contacts = self.shared.contacts().clone();
         let (point, map, repair) = match decide(local.as_ref().map(|(point, _)| point), &self.shared.spool, &contacts) {
             Decision::Local => local.map(|(point, map)| (point, map, None)).ok_or(Ended)?,
-            Decision::Adopt { replica, is_rollback } => match self.adopt(replica, &contacts, is_rollback)? {
+            Decision::Adopt { replica, is_rollback } => match self.adopt(engine, replica, &contacts, is_rollback)? {
                 Some((point, map)) => {
                     page_map_file = PageMapFile::new(&self.shared.spool);
                     (point, map, is_rollback.then_some(RepairReason::ReplicaAhead))
                 }
                 None => {
                     return Ok(self.new_generation(
+                        engine,
                         "its page map can be rebuilt from nowhere",
                         page_map_file,
                         &contacts,
@@ -65,10 +79,10 @@ impl Beginning<'_> {
                 }
             },
             Decision::First => {
-                return Ok(self.new_generation("there is no history anywhere", page_map_file, &contacts));
+                return Ok(self.new_generation(engine, "there is no history anywhere", page_map_file, &contacts));
             }
             Decision::Contradiction => {
-                return Ok(self.new_generation("histories contradict each other", page_map_file, &contacts));
+                return Ok(self.new_generation(engine, "histories contradict each other", page_map_file, &contacts));
             }
         };
         if page_map_file.place() != point.place() {
@@ -81,7 +95,7 @@ impl Beginning<'_> {
         let term = self.term(point.generation, &contacts)?;
         let course = Course {
             generation: point.generation,
-            engine: self.engine,
+            engine,
             term: Arc::new(AtomicU32::new(term.0)),
             base: Some(point.clone()),
         };
@@ -111,18 +125,42 @@ impl Beginning<'_> {
         Ok(())
     }
 
-    fn local(&mut self, file: &mut PageMapFile) -> Result<Option<(ResumePoint, PageMap)>, Ended> {
-        let local = file.load(&self.shared.spool).unwrap_or_else(|error| {
+    fn local(&mut self, file: &mut PageMapFile) -> Option<(ResumePoint, PageMap)> {
+        file.load(&self.shared.spool).unwrap_or_else(|error| {
             self.shared.status.error("spool", format!("cannot read the page map: {error}"));
             None
-        });
-        match local {
-            Some((point, _)) if point.engine != self.engine => {
-                let text =
-                    format!("the state directory is that of a {} database: remove it or name another", point.engine);
-                Err(self.fail(text))
+        })
+    }
+
+    /// The engine: that of local state, else that of the file. Without either, waits for the file.
+    fn engine(&mut self, local: Option<EngineKind>) -> Result<Arc<dyn Engine>, Ended> {
+        if let Some(kind) = local {
+            return self.choice.of_kind(kind).ok_or_else(|| {
+                self.fail(format!("the state directory is that of a {kind} database: remove it or name another"))
+            });
+        }
+        let path = self.shared.settings.path.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(50), self.shared.settings.poll_interval);
+        let mut watcher = None;
+        loop {
+            // Before the look, so that nothing can come between. The directory may not exist yet: then the timer looks.
+            watcher = watcher.or_else(|| Watcher::start(&path, self.shared.bell.clone()).ok());
+            match self.choice.look(&path) {
+                Ok(Some(engine)) => {
+                    self.shared.status.set_state(State::Starting);
+                    return Ok(engine);
+                }
+                Ok(None) => self.shared.status.set_state(State::Absent),
+                Err(error) => self.shared.status.set_state(State::NotCapturable(error.to_string())),
             }
-            local => Ok(local),
+            self.wait(backoff.deadline())?;
+            // There is nothing to capture, so everything is.
+            for command in std::mem::take(self.deferred) {
+                match command {
+                    Command::Sync(answer) => _ = answer.send(Place::ZERO),
+                    command => self.deferred.push(command),
+                }
+            }
         }
     }
 
@@ -178,6 +216,7 @@ impl Beginning<'_> {
     /// The state that a replica holds, with what the spool holds behind it. `None` when it cannot be rebuilt.
     fn adopt(
         &mut self,
+        engine: EngineKind,
         replica: usize,
         contacts: &[Option<Contact>],
         is_rollback: bool,
@@ -185,7 +224,7 @@ impl Beginning<'_> {
         let Some((contact, point)) = contacts[replica].as_ref().and_then(|c| Some((c, c.point.as_ref()?))) else {
             return Ok(None);
         };
-        if point.engine != self.engine {
+        if point.engine != engine {
             let text = format!("the replica is that of a {} database: give each database its own prefix", point.engine);
             return Err(self.fail(text));
         }
@@ -221,9 +260,15 @@ impl Beginning<'_> {
         Ok(Some((point.clone(), map)))
     }
 
-    fn new_generation(&self, why: &str, page_map_file: PageMapFile, contacts: &[Option<Contact>]) -> Begun {
+    fn new_generation(
+        &self,
+        engine: EngineKind,
+        why: &str,
+        page_map_file: PageMapFile,
+        contacts: &[Option<Contact>],
+    ) -> Begun {
         let newest = contacts.iter().flatten().filter_map(Contact::generation).max();
-        let course = new_course(self.shared, self.engine, newest, why);
+        let course = new_course(self.shared, engine, newest, why);
         Begun { course, page_map_file, resume: None }
     }
 
@@ -254,7 +299,11 @@ pub(super) fn new_course(shared: &Shared, engine: EngineKind, newest: Option<Gen
     let newest = newest.max(in_spool).max(shared.course.borrow().as_ref().map(|course| course.generation));
     let after = newest.map_or(TimeMs(0), |generation| TimeMs(generation.began().0 + 1));
     let generation = Generation::new((shared.clock)().max(after), rand::random());
-    tracing::warn!(%generation, "a new generation begins: {why}");
+    if newest.is_none() {
+        tracing::info!(%generation, "the first generation begins: {why}");
+    } else {
+        tracing::warn!(%generation, "a new generation begins: {why}");
+    }
     shared.status.generation(generation, Txid::ZERO, true);
     Course { generation, engine, term: Arc::new(AtomicU32::new(1)), base: None }
 }

@@ -17,6 +17,7 @@ use super::begin::{Beginning, Begun, Ended, new_course};
 use super::copy::{Copy, Step};
 use super::pace::{LOOK, Pace};
 use super::shared::{Backoff, Command, Course, Shared};
+use crate::engine::choice::Choice;
 use crate::engine::{Engine, EngineError, Poll, Resume, Source, TransactionSink};
 use crate::position::{RepairReason, Term, Txid};
 use crate::spool::{OpenSegment, Origin, PageMapFile};
@@ -53,11 +54,11 @@ pub(super) struct Capture {
 }
 
 /// Runs the thread to its end.
-pub(super) fn run(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle) {
+pub(super) fn run(shared: Arc<Shared>, choice: &Choice, runtime: Handle) {
     let mut deferred = Vec::new();
-    let beginning = Beginning { shared: &shared, engine: engine.kind(), runtime: &runtime, deferred: &mut deferred };
+    let beginning = Beginning { shared: &shared, choice, runtime: &runtime, deferred: &mut deferred };
     match beginning.run() {
-        Ok(begun) => Capture::new(shared, engine, runtime, begun).run(deferred),
+        Ok((engine, begun)) => Capture::new(shared, engine, runtime, begun).run(deferred),
         Err(Ended) => {
             if !matches!(shared.status.state(), State::Failed(_)) {
                 shared.status.set_state(State::Stopped);

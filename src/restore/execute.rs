@@ -5,16 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::engine::{Engine, EngineKind};
+use crate::engine::choice::EngineOf;
 use crate::layout::ObjectName;
 use crate::position::TimeMs;
 use crate::restore::apply::Apply;
 use crate::restore::error::{Fault, RestoreError};
 use crate::restore::fetch::{self, Advance, in_background};
-use crate::restore::files::{Files, Unfinished};
+use crate::restore::files::{EarlySync, Files, Unfinished};
+use crate::restore::finish;
 use crate::restore::plan::RestorePlan;
 use crate::restore::planner::{Planner, Request};
-use crate::restore::prove::database_checksum;
 use crate::restore::reading::Reading;
 use crate::restore::target::Target;
 
@@ -42,9 +42,6 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// Finds the engine of a kind, where this build has it.
-pub type EngineOf = fn(EngineKind) -> Option<Arc<dyn Engine>>;
-
 /// How to restore, once it is known what.
 #[derive(Clone)]
 pub struct Execution {
@@ -53,8 +50,11 @@ pub struct Execution {
     pub overwrite: bool,
     /// Requests at a time.
     pub jobs: usize,
-    /// The engine that checks the restored file; `None`: no check beyond the checksum.
-    pub engine: Option<EngineOf>,
+    pub engine: EngineOf,
+    /// Have the engine check the restored file, beyond the checksum.
+    pub check: bool,
+    /// Have the engine make one file of a main file and its WAL.
+    pub fold: bool,
     pub now: TimeMs,
     /// Sets the names of unfinished files apart.
     pub random: u32,
@@ -70,6 +70,8 @@ pub struct Restored {
     pub kept: Option<PathBuf>,
     /// The engine has accepted the file.
     pub checked: bool,
+    /// A WAL lies beside the file, and belongs to it.
+    pub has_wal: bool,
 }
 
 /// Restores what is asked for. When an object turns out to be missing or broken, another way is looked for; only when there
@@ -88,9 +90,8 @@ pub async fn restore(reading: &Reading, request: &Request, how: &Execution) -> R
             how.progress.note(&format!("{} is of a restore that still runs or was killed", path.display()));
         }
         let fault = match attempt(reading, &plan, &target, how).await {
-            Ok(kept) => {
-                let checked = how.engine.is_some();
-                return Ok(Restored { plan, target: target.path().to_owned(), kept, checked });
+            Ok((kept, has_wal)) => {
+                return Ok(Restored { plan, target: target.path().to_owned(), kept, checked: how.check, has_wal });
             }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Fault(fault)) => fault,
@@ -123,30 +124,36 @@ impl From<RestoreError> for Failure {
     }
 }
 
+/// The old file's new name, and whether a WAL lies beside the restored one.
 async fn attempt(
     reading: &Reading,
     plan: &RestorePlan,
     target: &Target,
     how: &Execution,
-) -> Result<Option<PathBuf>, Failure> {
+) -> Result<(Option<PathBuf>, bool), Failure> {
     let unfinished = target.unfinished(plan.engine, how.random);
     let fail = |fault| failure(fault, plan, target);
-    write_files(reading, plan, &unfinished, target, how).await.map_err(fail)?;
-    check(plan, &unfinished, how).await?;
-    let (target, how, has_wal) = (target.clone(), how.clone(), plan.commit.lengths.wal > 0);
+    let files = write_files(reading, plan, &unfinished, target, how).await.map_err(fail)?;
+    // The engine reads the same bytes at the same time. Whose word is heard first matters: a wrong checksum is the cause.
+    let checking = tokio::spawn(finish::check(plan.engine, unfinished.main.clone(), how.clone()));
+    let proven = finish::prove(plan, files, &unfinished.main, how).await;
+    // How long the engine takes is its own matter.
+    how.progress.begin("checking", 0);
+    let checked = checking.await.map_err(|error| ended_early(&unfinished.main, error))?;
+    proven.map_err(fail)?;
+    checked?;
+    let has_wal = finish::fold(plan, &unfinished.main, how).await?;
+    let (target, how, main) = (target.clone(), how.clone(), unfinished.main.clone());
     let installed = tokio::task::spawn_blocking(move || {
-        sync(&unfinished.main)?;
+        finish::sync(&unfinished.main)?;
         target.install(&unfinished, has_wal, how.overwrite, how.now)
     });
-    let kept = installed
-        .await
-        .map_err(|error| RestoreError::io("cannot finish", &PathBuf::new())(io::Error::other(error)))??;
-    Ok(kept)
+    let kept = installed.await.map_err(|error| ended_early(&main, error))??;
+    Ok((kept, has_wal))
 }
 
-/// The engine may have written to the file while it checked it.
-fn sync(path: &Path) -> Result<(), RestoreError> {
-    std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(RestoreError::io("cannot sync", path))
+pub(super) fn ended_early(path: &Path, error: tokio::task::JoinError) -> RestoreError {
+    RestoreError::io("cannot finish", path)(io::Error::other(error))
 }
 
 fn failure(fault: Fault, plan: &RestorePlan, target: &Target) -> Failure {
@@ -161,14 +168,14 @@ fn failure(fault: Fault, plan: &RestorePlan, target: &Target) -> Failure {
     }
 }
 
-/// Writes the database beside its target and proves it: bytes, lengths, checksum, and that it is on the disk.
+/// Writes the database beside its target.
 async fn write_files(
     reading: &Reading,
     plan: &RestorePlan,
     unfinished: &Unfinished,
     target: &Target,
     how: &Execution,
-) -> Result<(), Fault> {
+) -> Result<Files, Fault> {
     let path = unfinished.main.clone();
     let mut files = Files::create(unfinished).map_err(Fault::io("cannot create", &path))?;
     target.copy_permissions(files.main()).map_err(Fault::io("cannot set the permissions of", &path))?;
@@ -176,41 +183,15 @@ async fn write_files(
     let progress = how.progress.clone();
     let advance: Advance = Arc::new(move |bytes| progress.advance(bytes));
     how.progress.begin("restoring", plan.fetch_bytes());
+    let early = EarlySync::start(files.main());
     fetch::parts(reading, plan, &files, jobs, &advance).await?;
     files.parts_written(&plan.parts);
     let apply = Apply::new(plan, files, path.clone());
     let files = fetch::segments(reading, plan, apply, jobs, &advance).await?;
-    how.progress.begin("proving", plan.commit.lengths.main);
-    let commit = plan.commit.clone();
-    in_background(move || {
-        // Bytes go to the disk while they are hashed.
-        let (main, syncing) = (files.main().clone(), path.clone());
-        let synced = std::thread::spawn(move || main.sync_all().map_err(Fault::io("cannot sync", &syncing)));
-        let found = database_checksum(files.main(), files.wal(), commit.lengths, commit.grid, &*advance)
-            .map_err(Fault::io("cannot read back", &path))?;
-        if found != commit.checksum {
-            let (txid, expected) = (commit.txid.0, commit.checksum);
-            let problem =
-                format!("the restored file's checksum is {found:016x}, that of commit {txid} is {expected:016x}");
-            return Err(Fault::Result(problem));
-        }
-        files.wal().sync_all().map_err(Fault::io("cannot sync", &path))?;
-        synced.join().unwrap_or_else(|_| Err(Fault::Result("a thread of the restore ended early".to_owned())))
-    })
-    .await
-}
-
-/// Asks the engine itself.
-async fn check(plan: &RestorePlan, unfinished: &Unfinished, how: &Execution) -> Result<(), RestoreError> {
-    let Some(engine_of) = how.engine else { return Ok(()) };
-    let engine = engine_of(plan.engine).ok_or(RestoreError::NoEngine(plan.engine))?;
-    // How long the engine takes is its own matter.
-    how.progress.begin("checking", 0);
-    let main = unfinished.main.clone();
-    let checked = tokio::task::spawn_blocking(move || engine.check(&main)).await;
-    match checked {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(source)) => Err(RestoreError::NotAccepted { engine: plan.engine, source }),
-        Err(error) => Err(RestoreError::io("cannot check", &unfinished.main)(io::Error::other(error))),
+    in_background(move || early.finish().map_err(Fault::io("cannot sync", &path))).await?;
+    if plan.commit.lengths.wal == 0 {
+        // An engine would take an empty file for a WAL.
+        std::fs::remove_file(&unfinished.wal).map_err(Fault::io("cannot remove", &unfinished.wal))?;
     }
+    Ok(files)
 }

@@ -4,7 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::extent::{Extent, FileId};
 use crate::position::Lengths;
@@ -121,5 +123,38 @@ impl Files {
     pub fn finish(&mut self, lengths: Lengths) -> io::Result<()> {
         self.main.set_len(lengths.main)?;
         self.wal.set_len(lengths.wal)
+    }
+}
+
+/// Sends a file's bytes to the disk while it is still being written, so that the last sync has little left to do.
+#[derive(Debug)]
+pub struct EarlySync {
+    stop: mpsc::Sender<()>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Between two rounds, so that a slow disk is not flooded by small ones.
+const EARLY_SYNC_PAUSE: Duration = Duration::from_millis(20);
+
+impl EarlySync {
+    pub fn start(file: &Arc<File>) -> EarlySync {
+        let (stop, stopped) = mpsc::channel();
+        let file = file.clone();
+        let thread = thread::spawn(move || {
+            while stopped.recv_timeout(EARLY_SYNC_PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // The system reports a failure once: it must not be lost here.
+                file.sync_data()?;
+            }
+            Ok(())
+        });
+        EarlySync { stop, thread: Some(thread) }
+    }
+
+    /// What the rounds ended with.
+    pub fn finish(mut self) -> io::Result<()> {
+        // It has ended by itself if a sync failed.
+        self.stop.send(()).ok();
+        let ended = self.thread.take().map(JoinHandle::join);
+        ended.unwrap_or(Ok(Ok(()))).unwrap_or_else(|_| Err(io::Error::other("a thread of the restore ended early")))
     }
 }

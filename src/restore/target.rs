@@ -16,7 +16,7 @@ use crate::restore::point::format_time;
 
 /// Endings of the names of files that an engine keeps beside a database and would apply to whatever file is there.
 const SQLITE_COMPANIONS: &[&str] = &["-wal", "-shm", "-journal"];
-const DUCKDB_COMPANIONS: &[&str] = &[".wal"];
+const DUCKDB_COMPANIONS: &[&str] = &[".wal", ".wal.checkpoint", ".wal.recovery"];
 
 /// What stands between a look at the target and putting a file there is at most this many kept copies of one second.
 const MAX_KEPT_NAMES: u32 = 1000;

@@ -1,6 +1,7 @@
 //! DuckDB capture against live writers: other processes, other versions, unmodified.
 
 mod ledger;
+mod product;
 mod python;
 mod recorder;
 mod scenarios;

@@ -3,7 +3,7 @@
 
 mod faulty;
 mod kill;
-mod rig;
+pub mod rig;
 mod verify;
 mod writer;
 

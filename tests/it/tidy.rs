@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 5] = [
     &["checksum", "engine", "layout", "segment", "store"],
     &["inventory", "replica", "spool"],
     &["replicator", "restore", "verify", "watcher"],
-    &["cli", "commands", "config", "daemon", "error", "supervisor"],
+    &["cli", "commands", "config", "error", "supervisor"],
 ];
 
 /// Outside crates and the only places that may name them.

@@ -1,13 +1,17 @@
 //! Restores, and compares with what the writer noted. Knows nothing of how the restored database came about.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Scene;
+use crate::commands::duckdb_child::CONTENT;
 use crate::commands::engine_of;
 use crate::commands::print;
-use crate::engine::sqlite::workload::{self, Content, Entry};
+use crate::engine::duckdb::check::CHILD_COMMAND;
+use crate::engine::workload::{Content, Entry, read_ledger};
+use crate::engine::{EngineKind, sqlite};
 use crate::error::Error;
 use crate::position::TimeMs;
 use crate::restore::point::{Point, format_time};
@@ -17,10 +21,10 @@ use crate::store::Store;
 
 /// Restores to `moment` and proves the result against the ledger.
 pub async fn to_moment(scene: &Scene, store: Arc<dyn Store>, moment: TimeMs) -> Result<(), Error> {
-    let target = scene.folder.join("middle.db");
-    let restored = restore_to(store, Point::At(moment), &target).await?;
-    let content = workload::read(&target)?;
-    let entries = workload::read_ledger(&scene.ledger)?;
+    let target = scene.folder.join(format!("middle.{}", scene.engine));
+    let restored = restore_to(scene, store, Point::At(moment), &target).await?;
+    let content = read(scene, &target)?;
+    let entries = read_ledger(&scene.ledger)?;
     let entry = entry_of(&entries, content)?;
     let commit = &restored.plan.commit;
     if commit.time > moment || entry.before > commit.time {
@@ -40,38 +44,56 @@ pub async fn to_moment(scene: &Scene, store: Arc<dyn Store>, moment: TimeMs) -> 
 
 /// Restores the newest commit and proves the result against the end of the ledger and against the live database.
 pub async fn newest(scene: &Scene, store: Arc<dyn Store>) -> Result<(), Error> {
-    let target = scene.folder.join("newest.db");
-    let restored = restore_to(store, Point::Newest, &target).await?;
-    let content = workload::read(&target)?;
-    let entries = workload::read_ledger(&scene.ledger)?;
+    let target = scene.folder.join(format!("newest.{}", scene.engine));
+    let restored = restore_to(scene, store, Point::Newest, &target).await?;
+    let content = read(scene, &target)?;
+    let entries = read_ledger(&scene.ledger)?;
     let entry = entry_of(&entries, content)?;
     if entries.last() != Some(entry) {
         return Err(Error::failed(format!("the newest commit is transaction {}, not the last one", content.sequence)));
     }
-    if workload::read(&scene.database)? != content {
+    if read(scene, &scene.database)? != content {
         return Err(Error::failed("the restored database is not what the live one is"));
     }
     tell(restored.plan.commit.txid.0, restored.plan.commit.time, entry)
 }
 
-async fn restore_to(store: Arc<dyn Store>, point: Point, target: &Path) -> Result<Restored, Error> {
+async fn restore_to(scene: &Scene, store: Arc<dyn Store>, point: Point, target: &Path) -> Result<Restored, Error> {
     let began = Instant::now();
     let how = Execution {
         target: PathBuf::from(target),
         overwrite: false,
         jobs: DEFAULT_JOBS,
-        engine: Some(engine_of),
+        engine: engine_of,
+        check: true,
+        fold: true,
         now: system_clock()(),
         random: rand::random(),
         progress: Arc::new(Silent),
     };
     let restored = restore(&Reading::new(store), &Request { point, generation: None }, &how).await?;
     print(&format!(
-        "  restored      {} in {} ms, checksum and SQLite's own check passed\n",
+        "  restored      {} in {} ms, checksum and {}'s own check passed\n",
         target.display(),
-        began.elapsed().as_millis()
+        began.elapsed().as_millis(),
+        scene.product()
     ))?;
     Ok(restored)
+}
+
+/// What a database holds. The DuckDB library never runs in this process.
+fn read(scene: &Scene, database: &Path) -> Result<Content, Error> {
+    if scene.engine == EngineKind::Sqlite {
+        return Ok(sqlite::workload::read(database)?);
+    }
+    let failed = |error| Error::failed("cannot start the reader").because(error);
+    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+    let output = command.arg(CHILD_COMMAND).arg(CONTENT).arg(database).output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    said.trim().parse().map_err(|()| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        Error::failed(format!("{} does not read: {said}{complaint}", database.display()))
+    })
 }
 
 /// The line of the ledger that the restored content claims to be; it must be equal in everything.

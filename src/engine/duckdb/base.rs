@@ -193,7 +193,7 @@ impl DuckdbSource {
             let ours = self.map.get(page) != 0 && (used_before || self.captured.is_none());
             if copied || ours || grid.offset(page) < self.stale_len {
                 sink.extent(Extent { file: FileId::Main, offset: grid.offset(page), data: &zeros })?;
-                // The old content's key stays known: while the block shows it, no commit can have written there.
+                // The old content's key stays known: only a commit whose WAL names the block can have written it anew.
                 let key = if used_before && !copied { None } else { Some(0) };
                 plan.changes.insert(page, Change { hash: 0, key });
             }

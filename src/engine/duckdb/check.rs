@@ -19,6 +19,8 @@ pub const CHILD_CHECK: &str = "check";
 pub const CHILD_FOLD: &str = "fold";
 /// The variable in which the child gets the key of an encrypted database: arguments can be seen by everyone.
 pub const KEY_VARIABLE: &str = "REPLICATE_DUCKDB_KEY";
+/// How the child ends when it lacks that key.
+pub const CHILD_NEEDS_KEY: i32 = 2;
 /// How long the child may take: this, and as much again for every `TIMEOUT_BYTES` of the files.
 const TIMEOUT: Duration = Duration::from_secs(300);
 const TIMEOUT_BYTES: u64 = 1 << 30;
@@ -56,18 +58,14 @@ fn wal_structure(iteration: &Iteration, wal: &WalFile) -> Result<(), EngineError
     Ok(())
 }
 
-/// Runs a task on `database` in a child process of this program.
-pub fn in_child(task: &str, database: &Path, key: Option<&str>) -> Result<(), EngineError> {
-    let program = std::env::current_exe().map_err(io_error("cannot find this program"))?;
+/// Runs a task on `database` in a child process: the hidden command of `program`. The key of an encrypted database is its
+/// environment's, as it is ours.
+pub fn in_child(program: &Path, task: &str, database: &Path) -> Result<(), EngineError> {
     let bytes = [database.to_owned(), wal_path(database)];
     let bytes: u64 = bytes.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
     let timeout = TIMEOUT.saturating_mul(u32::try_from(1 + bytes / TIMEOUT_BYTES).unwrap_or(u32::MAX));
     let mut command = Command::new(program);
     command.arg(CHILD_COMMAND).arg(task).arg(database);
-    match key {
-        Some(key) => _ = command.env(KEY_VARIABLE, key),
-        None => _ = command.env_remove(KEY_VARIABLE),
-    }
     run(command, timeout)
 }
 
@@ -103,6 +101,13 @@ fn run(mut command: Command, timeout: Duration) -> Result<(), EngineError> {
         Some(status) if status.success() => Ok(()),
         Some(status) if status.code().is_none() => {
             Err(EngineError::Damaged(format!("DuckDB crashed on it ({status}) {said}")))
+        }
+        Some(status) if status.code() == Some(CHILD_NEEDS_KEY) => Err(EngineError::NotCapturable {
+            reason: said,
+            next_step: "set REPLICATE_DUCKDB_KEY, or restore with --no-check",
+        }),
+        Some(status) if said.is_empty() => {
+            Err(EngineError::Damaged(format!("its check ended without a word ({status})")))
         }
         Some(_) => Err(EngineError::Damaged(said)),
         None => Err(EngineError::Damaged(format!("DuckDB was not done after {} s", timeout.as_secs()))),

@@ -1,7 +1,9 @@
 //! The end of an iteration's WAL, read after the headers moved on.
 
+use super::blocks::BlockSet;
 use super::commit::Plan;
 use super::disk::{BlockRead, io_error, plain_key};
+use super::file::is_sound;
 use super::follow::From;
 use super::iteration::Iteration;
 use super::source::{DuckdbSource, Flow, Step};
@@ -61,7 +63,7 @@ fn rescue(
     }
     let first = source.transaction(sink, |source, sink| {
         let mut plan = source.plan();
-        if !collect(source, sink, old, &mut plan)? {
+        if !collect(source, sink, old, rest, &mut plan)? {
             return Err(Flow::Restart);
         }
         source.put_wal_commit(sink, From::Wal, &rest[0], wal_header, &mut plan)
@@ -84,13 +86,21 @@ fn rescue(
 }
 
 /// Adds every block that was written during `old` to `plan`; `false` if one of them may be gone.
-fn collect(source: &DuckdbSource, sink: &mut dyn TransactionSink, old: &Iteration, plan: &mut Plan) -> Step<bool> {
+fn collect(
+    source: &DuckdbSource,
+    sink: &mut dyn TransactionSink,
+    old: &Iteration,
+    rest: &[WalCommit],
+    plan: &mut Plan,
+) -> Step<bool> {
     let next = &source.chain.iteration;
     let mut buffer = Vec::new();
+    let freed: BlockSet = old.free.iter().filter(|&block| source.map.get(block + 1) == 0).collect();
+    let named = source.named_by(From::Wal, rest, &freed)?;
     for block in old.free.iter().chain(old.count..next.count) {
         let key = source.main.block_key(&next.head, block)?;
         let known = source.key(block);
-        if known != 0 && key == Some(known) {
+        if known != 0 && key == Some(known) && !named.contains(block) {
             continue;
         }
         if next.uses(block) {
@@ -100,8 +110,11 @@ fn collect(source: &DuckdbSource, sink: &mut dyn TransactionSink, old: &Iteratio
             source.put_block(sink, plan, block, &buffer, Some(plain_key(&buffer)))?;
             continue;
         }
+        // The next iteration does not protect it: only what is proven to be the old content counts.
         let whole = source.main.block(next.head.grid(), block, &mut buffer)?;
-        if known != 0 || !whole || page_hash(block + 1, &buffer) != source.map.get(block + 1) {
+        if named.contains(block) && whole && is_sound(&buffer) && plain_key(&buffer) == known {
+            source.put_block(sink, plan, block, &buffer, Some(known))?;
+        } else if known != 0 || !whole || page_hash(block + 1, &buffer) != source.map.get(block + 1) {
             return Ok(false);
         }
     }

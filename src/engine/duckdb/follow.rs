@@ -220,7 +220,7 @@ impl DuckdbSource {
             self.transaction(sink, |this, sink| {
                 let mut plan = this.plan();
                 if blocks {
-                    this.ship_bulk(sink, &mut plan)?;
+                    this.ship_bulk(sink, from, ready, &mut plan)?;
                     match this.still()? {
                         Still::Yes => {}
                         Still::Flipped => return Err(Flow::Restart),

@@ -69,7 +69,8 @@ impl DuckdbSource {
     fn compare(&self, block: u64, buffer: &mut Vec<u8>) -> Step<Finding> {
         let head = &self.chain.iteration.head;
         let known = self.key(block);
-        if known != 0 {
+        // A freed block is zeros in the page map, and may be used again with the content whose key is known.
+        if known != 0 && (self.learning || self.map.get(block + 1) != 0) {
             let same = self.main.block_key(head, block)? == Some(known);
             if same || !self.learning {
                 return Ok(if same { Finding::Same(None) } else { Finding::Changed });

@@ -314,6 +314,25 @@ pub fn scan<R: ReadAt + ?Sized>(wal: &R, framing: Framing, from: u64, size: u64,
     Ok(scan)
 }
 
+/// Bytes of a block's number: `file::MAX_BLOCKS` needs no more.
+pub const BLOCK_NUMBER_BYTES: usize = 6;
+
+/// Tells the number that begins at each byte of `data`, read as LEB128, which is the same for signed and unsigned numbers
+/// that are not negative. Whatever the structure of an entry, the numbers of the blocks that it names are among them; so is
+/// 0, which may be left out of an entry but stands in the name of every field.
+pub fn block_numbers(data: &[u8], mut each: impl FnMut(u64)) {
+    for start in 0..data.len() {
+        let mut value = 0u64;
+        for (index, &byte) in data[start..].iter().take(BLOCK_NUMBER_BYTES).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                each(value);
+                break;
+            }
+        }
+    }
+}
+
 /// The marker with which a plain WAL of `size` bytes ends, found without reading the rest.
 pub fn marker_at_end<R: ReadAt + ?Sized>(wal: &R, size: u64) -> io::Result<Option<Marker>> {
     let look = size.min(160);

@@ -127,7 +127,15 @@ impl Hold {
     /// connection's transaction holds the WAL meanwhile. `false`: the first transaction could not be begun again.
     pub(super) fn checkpoint_all(&mut self) -> Result<bool, EngineError> {
         self.holder.end();
-        let outcome = self.holder.checkpoint();
+        let mut outcome = self.holder.checkpoint();
+        for _ in 0..CHECKPOINT_TRIES {
+            match outcome {
+                // An automatic checkpoint of the writer that is locked out: it ends by itself.
+                Ok(Checkpoint::Busy) => std::thread::sleep(Duration::from_millis(1)),
+                _ => break,
+            }
+            outcome = self.holder.checkpoint();
+        }
         let before = self.spare.index_header()?;
         for _ in 0..BEGIN_TRIES {
             match self.holder.begin() {
@@ -143,6 +151,8 @@ impl Hold {
     }
 }
 
+/// How often `checkpoint_all` tries to checkpoint while another checkpoint runs, 1 ms apart.
+const CHECKPOINT_TRIES: u32 = 50;
 /// How often `checkpoint_all` tries to begin its transaction again, 0.2 ms apart.
 const BEGIN_TRIES: u32 = 50;
 

@@ -20,8 +20,14 @@ use crate::position::RepairReason;
 const COMMITS_PER_POLL: u64 = 1024;
 /// Steps about the hold in one look: a checkpoint, the roll behind it, the release.
 const STEPS_PER_POLL: u32 = 4;
-/// Frames that may be left to capture when the write lock is taken.
+/// Frames that may be left to capture under the write lock: this many, or this part of a WAL that grows because writers
+/// never leave it alone.
 const FRAMES_UNDER_WRITE_LOCK: u32 = 64;
+const PART_UNDER_WRITE_LOCK: u32 = 8;
+/// How long the write lock is tried for, and how often. A writer that never pauses leaves it free between two transactions,
+/// and once its WAL is long, while its own automatic checkpoint runs.
+const WRITE_LOCK_PATIENCE: Duration = Duration::from_millis(100);
+const WRITE_LOCK_AGAIN: Duration = Duration::from_micros(50);
 /// How long a look at the names of the files is good for while commits keep coming.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// When a lock was busy or a header torn.
@@ -223,13 +229,7 @@ impl SqliteSource {
             return Ok(false);
         }
         self.persist(sink)?;
-        let behind = match self.hold.reader().index_header()? {
-            Some(now) if now.salts == self.history.position.salts => {
-                now.last_frame.saturating_sub(self.history.position.frame)
-            }
-            _ => return Ok(false),
-        };
-        if behind >= FRAMES_UNDER_WRITE_LOCK || !self.hold.lock_writers()? {
+        if !self.lock_writers(sink, commits)? {
             self.pace.hard_refused(Instant::now());
             return Ok(true);
         }
@@ -248,6 +248,30 @@ impl SqliteSource {
             return Ok(true);
         }
         Err(gap(RepairReason::LogDiscarded, "the hold could not be taken again after a checkpoint"))
+    }
+
+    /// Takes the write lock at a moment at which little is left to capture.
+    fn lock_writers(&mut self, sink: &mut dyn TransactionSink, commits: &mut u64) -> Result<bool, EngineError> {
+        let begin = Instant::now();
+        while begin.elapsed() < WRITE_LOCK_PATIENCE {
+            if !self.hold.lock_writers()? {
+                std::thread::sleep(WRITE_LOCK_AGAIN);
+                continue;
+            }
+            let (position, now) = (&self.history.position, self.hold.reader().index_header()?);
+            let behind = now.filter(|now| now.salts == position.salts).map(|now| {
+                let limit = FRAMES_UNDER_WRITE_LOCK.max(now.last_frame / PART_UNDER_WRITE_LOCK);
+                now.last_frame.saturating_sub(position.frame) < limit
+            });
+            if behind == Some(true) {
+                return Ok(true);
+            }
+            self.hold.unlock_writers();
+            if !self.capture_all(sink, commits)? {
+                return Ok(false);
+            }
+        }
+        Ok(false)
     }
 
     fn hard_locked(&mut self, sink: &mut dyn TransactionSink, commits: &mut u64) -> Result<bool, EngineError> {

@@ -1,52 +1,20 @@
-//! A writer for demonstrations: an ordinary application as far as SQLite is concerned, which notes in a ledger what the
-//! database held after each of its commits. It knows nothing of replication.
+//! A writer for demonstrations, of SQLite.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
-use crate::checksum::page_hash;
+use crate::engine::workload::{Content, Entry, Pace, Random, WorkloadError, row_hash};
 use crate::position::TimeMs;
 
-#[derive(Debug, thiserror::Error)]
-pub enum WorkloadError {
-    #[error("the writer's database: {0}")]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("the writer's ledger: {0}")]
-    Io(#[from] std::io::Error),
-    #[error("line {0} of the ledger is not one of ours")]
-    Ledger(usize),
-}
-
-/// What a database of the writer holds: equal exactly when every row of it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Content {
-    /// Number of the writer's transaction that left this.
-    pub sequence: i64,
-    pub rows: i64,
-    /// XOR over the hashes of all rows, so that the writer can carry it along.
-    pub hash: u64,
-}
-
-/// One line of the ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// Just before COMMIT was called, and just after it returned.
-    pub before: TimeMs,
-    pub after: TimeMs,
-    pub content: Content,
-}
-
-/// How the writer goes about it.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    pub commits_per_second: u32,
-    pub seed: u64,
+impl From<rusqlite::Error> for WorkloadError {
+    fn from(error: rusqlite::Error) -> WorkloadError {
+        WorkloadError::Database(error.to_string())
+    }
 }
 
 const SCHEMA: &str = "
@@ -135,10 +103,6 @@ fn body_of(connection: &Connection, id: i64) -> Result<Option<Vec<u8>>, Workload
     Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
 }
 
-fn row_hash(id: i64, body: &[u8]) -> u64 {
-    page_hash(id.unsigned_abs(), body)
-}
-
 /// What a database holds, counted row by row through SQL.
 pub fn read(database: &Path) -> Result<Content, WorkloadError> {
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -154,70 +118,10 @@ pub fn read(database: &Path) -> Result<Content, WorkloadError> {
     Ok(content)
 }
 
-/// Every finished line of a ledger; one that is just being written is left out.
-pub fn read_ledger(ledger: &Path) -> Result<Vec<Entry>, WorkloadError> {
-    let text = std::fs::read_to_string(ledger)?;
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let parse = |(number, line): (usize, &str)| line.parse().map_err(|()| WorkloadError::Ledger(number + 1));
-    whole.lines().enumerate().map(parse).collect()
-}
-
-impl std::fmt::Display for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Content { sequence, rows, hash } = self.content;
-        write!(f, "{sequence} {} {} {rows} {hash:016x}", self.before.0, self.after.0)
-    }
-}
-
-impl FromStr for Entry {
-    type Err = ();
-
-    fn from_str(line: &str) -> Result<Entry, ()> {
-        let fields: Vec<&str> = line.split(' ').collect();
-        let [sequence, before, after, rows, hash] = fields.as_slice() else { return Err(()) };
-        Ok(Entry {
-            before: TimeMs(before.parse().map_err(|_| ())?),
-            after: TimeMs(after.parse().map_err(|_| ())?),
-            content: Content {
-                sequence: sequence.parse().map_err(|_| ())?,
-                rows: rows.parse().map_err(|_| ())?,
-                hash: u64::from_str_radix(hash, 16).map_err(|_| ())?,
-            },
-        })
-    }
-}
-
-/// SplitMix64: repeatable from its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    fn bytes(&mut self) -> Vec<u8> {
-        let length = 20 + self.below(400);
-        // Words repeat, as they do in real data.
-        let words = [b"alpha ", b"beta  ", b"gamma ", b"delta "];
-        let mut bytes = self.next().to_le_bytes().to_vec();
-        while (bytes.len() as u64) < length {
-            bytes.extend_from_slice(words[self.below(4) as usize]);
-        }
-        bytes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::workload::read_ledger;
 
     /// The last line of the ledger is what the database holds, and every line reads back.
     #[test]

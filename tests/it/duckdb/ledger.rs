@@ -52,13 +52,13 @@ pub fn env_or(name: &str, default: f64) -> f64 {
 
 /// What was acknowledged, and what was begun, by thread: (moment, number).
 #[derive(Default)]
-struct Acks {
+pub struct Acks {
     done: HashMap<String, Vec<(f64, u64)>>,
     begun: HashMap<String, Vec<(f64, u64)>>,
 }
 
 impl Acks {
-    fn read(path: &Path) -> Acks {
+    pub fn read(path: &Path) -> Acks {
         let mut acks = Acks::default();
         for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
             let mut words = line.split(' ');
@@ -72,6 +72,11 @@ impl Acks {
             target.entry(thread.to_owned()).or_default().push((at, number));
         }
         acks
+    }
+
+    /// The last number that this thread was told to be committed.
+    pub fn last_done(&self, thread: &str) -> u64 {
+        Acks::until(&self.done, thread, f64::MAX)
     }
 
     fn until(list: &HashMap<String, Vec<(f64, u64)>>, thread: &str, at: f64) -> u64 {

@@ -63,7 +63,7 @@ impl Bench {
         let assembly = self.restored(txid, &self.dir.path().join("restored"));
         let target = self.dir.path().join("asked.db");
         assembly.copy_to(&target);
-        Duckdb::default().check(&target).unwrap();
+        Duckdb::with_program(env!("CARGO_BIN_EXE_replicate")).check(&target).unwrap();
         let mut session = Session::open(&self.python, &target);
         let answer = session.run(sql).to_string();
         session.kill();
@@ -81,7 +81,6 @@ impl Bench {
 /// Bulk rows stand in the main file and only their places in the WAL: they travel with the commit that shows them, and a
 /// restored point can read every one.
 #[test]
-#[ignore = "live DuckDB writers, not yet steady on a loaded machine: cargo test --release duckdb:: -- --ignored"]
 fn loss_10_duckdb_bulk_rows_travel_with_their_commit() {
     let Some(mut bench) = Bench::new(VERSION) else { return };
     let mut session = bench.session();
@@ -98,7 +97,6 @@ fn loss_10_duckdb_bulk_rows_travel_with_their_commit() {
 
 /// Each commit is one, before and after checkpoints that replace the WAL, and each is restored as it was.
 #[test]
-#[ignore = "live DuckDB writers, not yet steady on a loaded machine: cargo test --release duckdb:: -- --ignored"]
 fn loss_11_duckdb_the_wal_is_paired_with_its_headers() {
     for version in ["1.4.5", VERSION] {
         let Some(mut bench) = Bench::new(version) else { continue };
@@ -133,7 +131,6 @@ fn loss_11_duckdb_the_wal_is_paired_with_its_headers() {
 
 /// Closed between two commits, a replicator goes on without a repair if nothing was missed, and with one if something was.
 #[test]
-#[ignore = "live DuckDB writers, not yet steady on a loaded machine: cargo test --release duckdb:: -- --ignored"]
 fn duckdb_capture_goes_on_where_it_ended() {
     let Some(mut bench) = Bench::new(VERSION) else { return };
     let mut session = bench.session();
@@ -157,7 +154,6 @@ fn duckdb_capture_goes_on_where_it_ended() {
 /// A database that went back to an older state, and one that is another file: both are seen, repaired, and what the
 /// replica held before stays restorable.
 #[test]
-#[ignore = "live DuckDB writers, not yet steady on a loaded machine: cargo test --release duckdb:: -- --ignored"]
 fn duckdb_older_and_other_files_are_seen() {
     let Some(mut bench) = Bench::new(VERSION) else { return };
     let mut session = bench.session();
@@ -198,7 +194,6 @@ fn duckdb_older_and_other_files_are_seen() {
 
 /// What does not exist, is empty or is of an unknown version is said to be so, by name.
 #[test]
-#[ignore = "live DuckDB writers, not yet steady on a loaded machine: cargo test --release duckdb:: -- --ignored"]
 fn duckdb_what_cannot_be_captured_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.db");
