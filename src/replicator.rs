@@ -8,6 +8,7 @@
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
 //! | `shared.rs` | what they share |
+//! | `shipped.rs` | a note of what a replica has, for `verify` |
 
 use std::fs::File;
 use std::io;
@@ -36,6 +37,7 @@ mod rebuild;
 pub mod resume;
 mod shared;
 mod ship;
+pub mod shipped;
 mod snapshot;
 
 use shared::{Command, Shared};

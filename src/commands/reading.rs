@@ -55,7 +55,7 @@ pub fn execute_list(args: ListArgs, environment: Environment<'_>) -> Result<(), 
     let options = ListOptions { what, from: args.from, to: args.to, json: args.json.on };
     let around = surroundings();
     let runtime = runtime()?;
-    for_each_replica(&source, options.json, |replica| {
+    for_each_replica(&source, options.json, |_, replica| {
         let store = open(replica)?;
         runtime.block_on(list::run(store, &options, &around, &mut std::io::stdout()))
     })
@@ -69,8 +69,9 @@ pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<
     let options = VerifyOptions { deep: args.deep, max_age, json: args.json.on, progress, ..VerifyOptions::default() };
     let around = surroundings();
     let runtime = runtime()?;
-    for_each_replica(&source, options.json, |replica| {
+    for_each_replica(&source, options.json, |number, replica| {
         let store = open(replica)?;
+        let options = VerifyOptions { shipped: source.shipped(number), ..options.clone() };
         runtime.block_on(verify::run(store, &options, &around, &mut std::io::stdout()))
     })
 }
@@ -80,15 +81,15 @@ pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<
 fn for_each_replica(
     source: &Source,
     json: bool,
-    mut look: impl FnMut(&ReplicaConfig) -> Result<(), Error>,
+    mut look: impl FnMut(usize, &ReplicaConfig) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let many = source.replicas.len() > 1;
     let mut first_error = None;
-    for replica in &source.replicas {
+    for (number, replica) in source.replicas.iter().enumerate() {
         if many && !json {
             print(&format!("replica {}\n", replica.shown_url()))?;
         }
-        match look(replica) {
+        match look(number, replica) {
             Err(error) if first_error.is_none() => {
                 first_error = Some(if many { error.context(replica.shown_url()) } else { error });
             }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::cli::SourceArgs;
 use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
 use crate::error::Error;
+use crate::position::{Generation, Txid};
+use crate::replicator::shipped;
 use crate::store::{self, Store, StoreOptions};
 
 /// Replicas of one database, and where it lives.
@@ -15,6 +17,8 @@ pub struct Source {
     pub replicas: Vec<ReplicaConfig>,
     /// Where a restore without `-o` writes.
     pub target: PathBuf,
+    /// The state directory, and the number there of the first of `replicas`.
+    state: Option<(PathBuf, usize)>,
 }
 
 impl Source {
@@ -38,19 +42,28 @@ impl Source {
                 return Ok(Source::configured(&database));
             }
         }
-        let known = config.databases.iter().flat_map(|d| d.replicas.iter().map(move |r| (d, r)));
-        let mut same = known.filter(|(_, replica)| replica.url.trim_end_matches('/') == source.trim_end_matches('/'));
+        let known = config.databases.iter().flat_map(|d| d.replicas.iter().enumerate().map(move |(n, r)| (d, n, r)));
+        let mut same =
+            known.filter(|(_, _, replica)| replica.url.trim_end_matches('/') == source.trim_end_matches('/'));
         // A URL from the configuration brings the credentials that stand there with it.
-        if let Some((database, replica)) = same.next() {
-            return Ok(Source { replicas: vec![replica.clone()], target: database.path.clone() });
+        if let Some((database, number, replica)) = same.next() {
+            let state = Some((database.state_dir.clone(), number));
+            return Ok(Source { replicas: vec![replica.clone()], target: database.path.clone(), state });
         }
         let replica = ReplicaConfig::new(source.to_owned(), StoreOptions::default())?;
         let target = PathBuf::from(last_part(replica.shown_url()));
-        Ok(Source { replicas: vec![replica], target })
+        Ok(Source { replicas: vec![replica], target, state: None })
     }
 
     fn configured(database: &DatabaseConfig) -> Source {
-        Source { replicas: database.replicas.clone(), target: database.path.clone() }
+        let state = Some((database.state_dir.clone(), 0));
+        Source { replicas: database.replicas.clone(), target: database.path.clone(), state }
+    }
+
+    /// What the replica at this place of `replicas` is known to have, on this machine.
+    pub fn shipped(&self, number: usize) -> Option<(Generation, Txid)> {
+        let (state_dir, first) = self.state.as_ref()?;
+        shipped::read(state_dir, first + number)
     }
 }
 

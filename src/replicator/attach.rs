@@ -216,8 +216,11 @@ impl Capture {
                 self.repair = Some(RepairReason::SpoolFull);
             }
             Loss::Failed => {
-                tracing::error!("{error}");
-                self.shared.status.set_state(State::NotCapturable(error.to_string()));
+                let text = error.to_string();
+                if self.shared.status.state() != State::NotCapturable(text.clone()) {
+                    tracing::error!("{error}");
+                }
+                self.shared.status.set_state(State::NotCapturable(text));
             }
         }
         self.detach();

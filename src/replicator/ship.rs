@@ -11,6 +11,7 @@ use super::Final;
 use super::rebuild;
 use super::resume::{Contact, End, Relation, relate};
 use super::shared::{Backoff, Command, Course, Shared};
+use super::shipped::ShippedNote;
 use super::snapshot::Snapshots;
 use crate::position::{Generation, Term, Txid};
 use crate::replica::{Claim, Replica, ReplicaError};
@@ -30,6 +31,7 @@ pub(super) struct Shipping {
     dead: Option<(Generation, Term)>,
     checked_at: Instant,
     snapshots: Snapshots,
+    note: ShippedNote,
 }
 
 /// Runs until the replica is lost for good. The task is aborted when the replicator stops.
@@ -107,6 +109,7 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
         claimed: None,
         dead: None,
         checked_at: Instant::now(),
+        note: ShippedNote::new(&shared.settings.state_dir, index),
     };
     shipping.begin_at(relation, &contact);
     if contact.generation() == Some(shipping.course.generation) {
@@ -136,6 +139,12 @@ fn relation(shared: &Shared, course: &Course, contact: &Contact) -> Relation {
         checksum: 0,
     };
     relate(sealed.as_ref().map(End::from).or(base).unwrap_or(nothing), &shared.spool, contact)
+}
+
+impl Drop for Shipping {
+    fn drop(&mut self) {
+        self.note.write(self.shipped);
+    }
 }
 
 impl Shipping {
@@ -189,6 +198,7 @@ impl Shipping {
                 let term = Term(self.course.term.load(Ordering::Acquire));
                 self.claim(self.course.generation, term, None).await?;
             }
+            self.note.now_and_then(self.shipped);
             self.snapshots.advance(self.shipped)?;
             let due = self.snapshots.due(self.shipped);
             let asked = &self.shared.asked[self.index];

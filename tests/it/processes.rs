@@ -293,3 +293,45 @@ fn loss_19_a_final_sync_that_fails_is_told() {
     scene.level();
     assert_eq!(scene.newest(), "zero,one,two");
 }
+
+/// A replica that lost its newest object still hangs together; what this machine knows to have shipped tells.
+#[test]
+fn loss_27_a_lost_tail_is_told() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let replica = folder.path().join("replica");
+    let scene = Scene::new(folder.path(), &format!("file://{}", replica.display()), Vec::new());
+    let mut app = scene.app();
+    scene.level();
+    app.sql("INSERT INTO t(v) VALUES ('last')");
+    scene.level();
+    let config = folder.path().join("replicate.yml");
+    let args = ["verify", "a.db", "--config", config.to_str().expect("text")];
+    assert!(scene.replicate(&args).status().expect("started").success());
+    let level = fs::read_dir(&replica).expect("readable").flatten().map(|entry| entry.path().join("0"));
+    let level = level.into_iter().find(|path| path.is_dir()).expect("a generation with segments");
+    let newest = fs::read_dir(level).expect("readable").flatten().map(|entry| entry.path()).max().expect("a segment");
+    fs::remove_file(newest).expect("removed");
+    let output = scene.replicate(&args).output().expect("started");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("lost its end"), "{output:?}");
+}
+
+/// Started again after its database was closed in good order, it finds the same pages and records no repair.
+#[test]
+fn an_unchanged_database_is_not_repaired() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let replica = folder.path().join("replica");
+    let scene = Scene::new(folder.path(), &format!("file://{}", replica.display()), Vec::new());
+    let mut app = scene.app();
+    app.sql("INSERT INTO t(v) VALUES ('a')");
+    scene.level();
+    drop(app);
+    // As the last connection to close does: everything is in the file, and the WAL is gone.
+    let connection = rusqlite::Connection::open(scene.database()).expect("opened");
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("checkpointed");
+    drop(connection);
+    scene.level();
+    let list = scene.replicate(&["list", &scene.url, "--commits"]).output().expect("started");
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(list.contains("txid:1 ") && !list.contains("repair"), "{list}");
+}

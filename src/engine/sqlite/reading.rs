@@ -73,20 +73,28 @@ impl Reading {
         Ok(Slice::Read { done: self.next * page_bytes, total: history.position.length() })
     }
 
-    /// Hands out the commit that the read was for, as of the position.
+    /// Hands out the commit that the read was for, as of the position. `false`: the file is what the replica has, so that there
+    /// is nothing to repair. It was only not known.
     pub(super) fn finish(
         self,
         connection: &Connection,
         history: &mut History,
         sink: &mut dyn TransactionSink,
-    ) -> Result<(), EngineError> {
+    ) -> Result<bool, EngineError> {
+        if let Purpose::Repair { replica, .. } = &self.purpose
+            && replica.grid() == history.grid()
+            && replica.hashes() == history.map.hashes()
+        {
+            return Ok(false);
+        }
         sink.begin(history.grid())?;
         let outcome = match self.purpose {
             Purpose::Initial => history.commit(CommitKind::Initial, sink),
             Purpose::Repair { replica, reason } => differences(connection, history, &replica, sink)
                 .and_then(|()| history.commit(CommitKind::Repair(reason), sink)),
         };
-        outcome.inspect_err(|_| sink.abandon())
+        outcome.inspect_err(|_| sink.abandon())?;
+        Ok(true)
     }
 }
 

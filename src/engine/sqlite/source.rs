@@ -148,9 +148,10 @@ impl SqliteSource {
             Slice::Read { done, total } => Ok(Some((done, total))),
             Slice::Complete => {
                 let reading = self.reading.take().expect("it was there a moment ago");
-                reading.finish(self.hold.reader(), &mut self.history, sink)?;
-                self.unpersisted = true;
-                *commits += 1;
+                if reading.finish(self.hold.reader(), &mut self.history, sink)? {
+                    self.unpersisted = true;
+                    *commits += 1;
+                }
                 Ok(None)
             }
         }
