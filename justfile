@@ -30,6 +30,11 @@ bench-whole *ARGS:
     cargo build --release
     python3 benches/whole.py {{ARGS}}
 
+# The same for DuckDB; needs a Python with the duckdb package.
+bench-duckdb *ARGS:
+    cargo build --release
+    python3 benches/whole_duckdb.py {{ARGS}}
+
 # Needs a nightly toolchain and cargo-fuzz.
 fuzz SECONDS="60":
     cargo +nightly fuzz run segment -- -max_total_time={{SECONDS}}

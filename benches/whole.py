@@ -280,13 +280,14 @@ def copy(options, folder):
 SECTIONS = [lag, idle, latency, bulk, deltas, copy]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description=__doc__):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     target = os.environ.get("CARGO_TARGET_DIR", "target")
     parser.add_argument("--binary", default=os.path.join(target, "release", "replicate"))
     parser.add_argument("--dir", default=None, help="where to work (default: the temporary folder)")
     parser.add_argument("--only", default="", help="comma-separated sections: " + ", ".join(s.__name__ for s in SECTIONS))
     parser.add_argument("--size-mb", type=int, default=1024)
+    parser.add_argument("--large-mb", type=int, default=10240, help="of the one very large DuckDB file")
     options = parser.parse_args()
     chosen = [s for s in SECTIONS if not options.only or s.__name__ in options.only.split(",")]
     folder = tempfile.mkdtemp(prefix="replicate-bench-", dir=options.dir)

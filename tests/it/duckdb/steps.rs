@@ -95,6 +95,31 @@ fn loss_10_duckdb_bulk_rows_travel_with_their_commit() {
     session.close();
 }
 
+/// A table is dropped and made again with the same rows: its blocks were freed, so they are zeros in the replica, and are
+/// written with the very content that they had. They travel all the same.
+#[test]
+fn loss_10_duckdb_the_same_rows_in_a_freed_block_travel_again() {
+    for version in ["1.2.2", "1.4.5", "1.5.6", VERSION] {
+        let Some(mut bench) = Bench::new(version) else { continue };
+        let mut session = bench.session();
+        let make = "create table t as select i, hash(i) h from range(600000) r(i)";
+        session.run(make);
+        session.run("checkpoint");
+        bench.level();
+        for _ in 0..2 {
+            session.run("drop table t");
+            session.run("checkpoint");
+            bench.level();
+            session.run(make);
+            bench.level();
+            let sum = "select count(*), bit_xor(h), sum(i) from t";
+            let expected = session.run(sum).to_string();
+            assert_eq!(bench.ask(bench.recorder.last(), sum), expected, "{version}");
+        }
+        session.close();
+    }
+}
+
 /// Each commit is one, before and after checkpoints that replace the WAL, and each is restored as it was.
 #[test]
 fn loss_11_duckdb_the_wal_is_paired_with_its_headers() {
