@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::engine::EngineKind;
 
+mod live;
+
+pub use live::{LabelArgs, LabelCommand, LabelTexts, SnapshotArgs, StatusArgs, SyncArgs};
+
 /// Printed below the help of every command.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -45,6 +49,14 @@ pub enum Command {
     List(ListArgs),
     /// Prove that a replica is whole.
     Verify(VerifyArgs),
+    /// Take a snapshot now, and give its commit a name.
+    Snapshot(SnapshotArgs),
+    /// Commits that have a name.
+    Label(LabelArgs),
+    /// Wait until everything that is committed now is in every replica.
+    Sync(SyncArgs),
+    /// Show where a running replicator stands.
+    Status(StatusArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
     /// Replicate and restore a live database before your eyes.
@@ -85,6 +97,10 @@ pub struct RunArgs {
     /// Where the database file is missing, first restore it from its first replica that has it.
     #[arg(long)]
     pub restore_if_missing: bool,
+    /// Before the command starts, take a snapshot of every database that exists and label it `before-start-<time>`, kept
+    /// for a week.
+    #[arg(long, requires = "command")]
+    pub label_before_start: bool,
     /// Start this once capture is running; end when it ends, after a final sync, with its exit code.
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,

@@ -12,14 +12,17 @@ use crate::error::Error;
 
 pub mod check;
 pub mod completions;
+pub mod control;
 pub mod demo;
 pub mod duckdb_child;
+pub mod label;
 pub mod list;
 pub mod man;
 pub mod progress;
 pub mod reading;
 pub mod restore;
 pub mod run;
+pub mod snapshot;
 pub mod source;
 pub mod verify;
 
@@ -33,6 +36,10 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Restore(args) => reading::execute_restore(args, environment).map(|()| DONE),
         Command::List(args) => reading::execute_list(args, environment).map(|()| DONE),
         Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
+        Command::Snapshot(args) => snapshot::execute(&args, environment).map(|()| DONE),
+        Command::Label(args) => label::execute(args.command, environment).map(|()| DONE),
+        Command::Sync(args) => control::execute_sync(&args, environment).map(|()| DONE),
+        Command::Status(args) => control::execute_status(&args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
         Command::Demo(args) => demo::execute(&args).map(|()| DONE),
         Command::DemoWriter(args) => demo::execute_writer(&args).map(|()| DONE),

@@ -6,9 +6,13 @@
 //! <generation>/<level>/<first>-<last>-<term>-<ms>.seg   segment of commits first..=last; ms = time of the last
 //! <generation>/part/<hash>.seg                          part of snapshots, named by its content
 //! <generation>/snapshot/<txid>-<term>-<ms>.seg          the list of parts; without it the snapshot does not exist
+//! label/<name>/{created,verified,retired}.json          a name for a commit, and what became of it
 //! ```
 
-use crate::position::{Generation, Term, TimeMs, Txid};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::position::{Generation, ParseError, Term, TimeMs, Txid};
 use crate::store::Key;
 
 /// The format marker of a replica.
@@ -120,6 +124,66 @@ fn parse_segment(generation: Generation, level: &str, file: &str) -> Option<Obje
     };
     let good = level <= Level::MAX && name.first > Txid::ZERO && name.first <= name.last;
     good.then_some(ObjectName::Segment(name))
+}
+
+/// The folder of all labels.
+pub const LABEL_FOLDER: &str = "label/";
+/// Characters of a label's name.
+const MAX_LABEL_NAME: usize = 100;
+
+/// The name of a label: lower-case letters, digits, `.`, `_` and `-`, not beginning with `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LabelName(String);
+
+/// What became of a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelEvent {
+    Created,
+    Verified,
+    Retired,
+}
+
+impl LabelEvent {
+    const ALL: [(LabelEvent, &str); 3] = [
+        (LabelEvent::Created, "created.json"),
+        (LabelEvent::Verified, "verified.json"),
+        (LabelEvent::Retired, "retired.json"),
+    ];
+}
+
+impl LabelName {
+    pub fn key(&self, event: LabelEvent) -> Key {
+        let file = LabelEvent::ALL.iter().find(|(one, _)| *one == event).map_or("", |(_, file)| file);
+        Key::new(format!("{LABEL_FOLDER}{}/{file}", self.0)).expect("our own names are valid keys")
+    }
+
+    /// `None` for what is no object of a label.
+    pub fn parse_key(text: &str) -> Option<(LabelName, LabelEvent)> {
+        let (name, file) = text.strip_prefix(LABEL_FOLDER)?.split_once('/')?;
+        let (event, _) = LabelEvent::ALL.iter().find(|(_, known)| *known == file)?;
+        Some((name.parse().ok()?, *event))
+    }
+}
+
+impl FromStr for LabelName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<LabelName, ParseError> {
+        let fits = (1..=MAX_LABEL_NAME).contains(&text.len()) && !text.starts_with('.');
+        if fits && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte))
+        {
+            return Ok(LabelName(text.to_owned()));
+        }
+        let expected =
+            "the name of a label (1 to 100 lower-case letters, digits, '.', '_' and '-', not beginning with '.')";
+        Err(ParseError { expected, found: text.chars().take(120).collect() })
+    }
+}
+
+impl fmt::Display for LabelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The folder of everything in a generation, with its slash.

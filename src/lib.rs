@@ -14,6 +14,7 @@ pub mod segment;
 pub mod store;
 // 2: history
 pub mod inventory;
+pub mod label;
 pub mod replica;
 pub mod spool;
 // 3: work
@@ -25,5 +26,6 @@ pub mod watcher;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod supervisor;

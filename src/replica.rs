@@ -11,7 +11,7 @@ use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, MARKER, ObjectName, PartHash, SegmentName, SnapshotName};
 use crate::position::{Generation, Term, Txid};
 use crate::segment::{Index, MAX_INDEX_BYTES, Manifest, SegmentError, SegmentReader, TAIL_READ_BYTES, Tail};
-use crate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, same_content};
+use crate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, read_surely, same_content};
 
 /// What a replica is, in `replicate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,18 +110,26 @@ impl Replica {
             Err(error) if error.outcome == Outcome::NotFound => return Ok(None),
             bytes => bytes?,
         };
+        // Before a replica is refused for good, bytes that were garbled on their way are read again.
+        match self.read_marker(&bytes) {
+            Ok(engine) => Ok(Some(engine)),
+            Err(_) => self.read_marker(&read_surely(&*self.store, &key).await?).map(Some),
+        }
+    }
+
+    fn read_marker(&self, bytes: &[u8]) -> Result<EngineKind, ReplicaError> {
         let refused = |what: String, next_step| ReplicaError::Refused { what, next_step };
         let foreign =
             || refused(format!("{MARKER} in {} was not written by replicate", self.describe()), "use an empty prefix");
         if bytes.len() > MAX_SMALL_BYTES {
             return Err(foreign());
         }
-        let marker: Marker = serde_json::from_slice(&bytes).map_err(|_| foreign())?;
+        let marker: Marker = serde_json::from_slice(bytes).map_err(|_| foreign())?;
         if marker.min_reader > LAYOUT_VERSION {
             let what = format!("{} needs a reader of version {} or newer", self.describe(), marker.min_reader);
             return Err(refused(what, "use a newer replicate"));
         }
-        marker.engine.parse().map(Some).map_err(|_| {
+        marker.engine.parse().map_err(|_| {
             refused(
                 format!("{} is a replica for the engine {:?}", self.describe(), marker.engine),
                 "use a newer replicate",
@@ -150,7 +158,7 @@ impl Replica {
     /// Who holds a term.
     pub async fn claimant(&self, generation: Generation, term: Term) -> Result<Option<Claim>, ReplicaError> {
         let key = ObjectName::Term { generation, term }.key();
-        let bytes = self.store.get(&key, None).await?;
+        let bytes = read_surely(&*self.store, &key).await?;
         Ok(if bytes.len() > MAX_SMALL_BYTES { None } else { serde_json::from_slice(&bytes).ok() })
     }
 

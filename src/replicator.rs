@@ -7,31 +7,34 @@
 //! | `pace.rs` | events or a timer |
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
+//! | `handle.rs` | what a running one can be asked for |
 //! | `shared.rs` | what they share |
 //! | `shipped.rs` | a note of what a replica has, for `verify` |
 
 use std::fs::File;
 use std::io;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use tokio::runtime::Handle;
+use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::engine::choice::Choice;
 use crate::replica::Replica;
 use crate::spool::{Disk, Spool};
-use crate::status::{Clock, Place, State, Status, StatusSnapshot};
+use crate::status::{Clock, Place, Status};
 use crate::store::Store;
 
 mod attach;
 mod begin;
 mod capture;
 mod copy;
+mod handle;
 mod pace;
 mod rebuild;
 pub mod resume;
@@ -39,6 +42,8 @@ mod shared;
 mod ship;
 pub mod shipped;
 mod snapshot;
+
+pub use handle::{Handle, LabelledError};
 
 use shared::{Command, Shared};
 
@@ -133,7 +138,7 @@ impl StopReport {
 /// A running replicator. Dropping it stops the work without a last sync; what is captured stays in the spool.
 #[derive(Debug)]
 pub struct Replicator {
-    shared: Arc<Shared>,
+    handle: Handle,
     tasks: Vec<JoinHandle<()>>,
     capture: Option<thread::JoinHandle<()>>,
     /// Held by the capturing thread too: whichever ends last lets go of the state directory.
@@ -169,7 +174,7 @@ impl Replicator {
         let spool = Arc::new(spool.map_err(unusable)?);
         let replicas = replicas.into_iter().map(|(_, store)| Replica::new(store)).collect();
         let shared = Arc::new(Shared::new(settings, status, spool, clock, replicas));
-        let runtime = Handle::current();
+        let runtime = runtime::Handle::current();
         let tasks = (0..shared.replicas.len()).map(|index| runtime.spawn(ship::run(shared.clone(), index))).collect();
         let capture = {
             let (shared, lock) = (shared.clone(), lock.clone());
@@ -180,103 +185,23 @@ impl Replicator {
             });
             spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?
         };
-        Ok(Replicator { shared, tasks, capture: Some(capture), _lock: lock })
+        Ok(Replicator { handle: Handle { shared }, tasks, capture: Some(capture), _lock: lock })
     }
 
-    pub fn status(&self) -> &Status {
-        &self.shared.status
-    }
-
-    /// Waits until every commit is captured as it comes, or there is no database yet: then the first one will be. An
-    /// error is final.
-    pub async fn wait_until_running(&self) -> Result<(), Final> {
-        let is_settled = |state: &State| matches!(state, State::Running | State::Absent | State::Failed(_));
-        self.status().wait_for(|status| is_settled(&status.state)).await;
-        match self.status().state() {
-            State::Failed(text) => Err(Final::Failed(text)),
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits until nothing can be done any more: capture failed, or no replica takes anything.
-    pub async fn failed(&self) -> Final {
-        let is_final = |status: &StatusSnapshot| final_error(status).is_some();
-        loop {
-            self.status().wait_for(is_final).await;
-            if let Some(end) = final_error(&self.status().snapshot()) {
-                return end;
-            }
-        }
-    }
-
-    /// Waits until everything that was committed before the call is in every replica that still takes anything.
-    pub async fn sync(&self, timeout: Duration) -> Result<Place, SyncError> {
-        let (answer, place) = oneshot::channel();
-        self.shared.command(Command::Sync(answer));
-        let wait = async {
-            let place = tokio::select! {
-                place = place => place.map_err(|_| Final::Failed("capture ended".to_owned()))?,
-                end = self.failed() => return Err(end),
-            };
-            self.wait_for_shipped(place, false).await.map(|()| place)
-        };
-        self.within(timeout, wait).await
-    }
-
-    /// `sync`, and every replica has a snapshot from which that can be restored.
-    pub async fn settle(&self, timeout: Duration) -> Result<Place, SyncError> {
-        let began = tokio::time::Instant::now();
-        let place = self.sync(timeout).await?;
-        if place == Place::ZERO || self.status().state() == State::Absent {
-            return Ok(place);
-        }
-        let wait = async { self.wait_for_shipped(place, true).await.map(|()| place) };
-        self.within(timeout.saturating_sub(began.elapsed()), wait).await
-    }
-
-    async fn wait_for_shipped(&self, place: Place, with_snapshot: bool) -> Result<(), Final> {
-        let is_there = |status: &StatusSnapshot| {
-            let living = status.replicas.iter().filter(|replica| !replica.state.is_final());
-            final_error(status).is_some()
-                || living.clone().all(|r| r.shipped >= place && (!with_snapshot || r.snapshot.is_some()))
-        };
-        self.status().wait_for(is_there).await;
-        final_error(&self.status().snapshot()).map_or(Ok(()), Err)
-    }
-
-    async fn within<T>(&self, timeout: Duration, wait: impl Future<Output = Result<T, Final>>) -> Result<T, SyncError> {
-        match tokio::time::timeout(timeout, wait).await {
-            Ok(result) => result.map_err(SyncError::Final),
-            Err(_) => Err(SyncError::TimedOut { waited: timeout, behind: self.behind() }),
-        }
-    }
-
-    /// For people: what is not finished.
-    fn behind(&self) -> String {
-        let status = self.status().snapshot();
-        let mut text = format!("{:?}, captured commit {}", status.state, status.captured.0);
-        for replica in status.replicas {
-            text.push_str(&format!("; {} has {} ({:?})", replica.name, replica.shipped.txid.0, replica.state));
-        }
-        text
-    }
-
-    /// Begins a snapshot in every replica now.
-    pub fn snapshot_now(&self) {
-        for asked in &self.shared.asked {
-            asked.notify_one();
-        }
+    /// To ask it for something, from anywhere, as long as it runs.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// A last look at the database, then everything is shipped, within `timeout`.
     pub async fn stop(mut self, timeout: Duration) -> StopReport {
         let deadline = tokio::time::Instant::now() + timeout;
         let (answer, place) = oneshot::channel();
-        self.shared.command(Command::Stop(answer));
+        self.handle.shared.command(Command::Stop(answer));
         let captured = match tokio::time::timeout_at(deadline, place).await {
             Ok(Ok(place)) => Some(place),
             // The thread had ended before: what is in the spool is everything.
-            Ok(Err(_)) => Some(self.shared.spool.last().map_or(Place::ZERO, |object| object.last())),
+            Ok(Err(_)) => Some(self.handle.shared.spool.last().map_or(Place::ZERO, |object| object.last())),
             Err(_) => None,
         };
         if let Some(place) = captured {
@@ -300,32 +225,21 @@ impl Replicator {
     }
 }
 
+impl Deref for Replicator {
+    type Target = Handle;
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
 impl Drop for Replicator {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
         }
         let (answer, _) = oneshot::channel();
-        self.shared.command(Command::Stop(answer));
+        self.handle.shared.command(Command::Stop(answer));
     }
-}
-
-/// What ended for good, when nothing goes on any more.
-fn final_error(status: &StatusSnapshot) -> Option<Final> {
-    use crate::status::ReplicaState;
-    if let State::Failed(text) = &status.state {
-        return Some(Final::Failed(text.clone()));
-    }
-    let mut last = None;
-    for replica in &status.replicas {
-        last = match (&replica.state, last) {
-            (ReplicaState::Fenced(text), _) => Some(Final::Fenced(text.clone())),
-            (ReplicaState::Refused(_), Some(fenced @ Final::Fenced(_))) => Some(fenced),
-            (ReplicaState::Refused(text), _) => Some(Final::Refused(text.clone())),
-            _ => return None,
-        };
-    }
-    last
 }
 
 /// One process per state directory; the lock lives as long as the work does.

@@ -19,7 +19,7 @@ pub mod retry;
 pub mod s3;
 pub mod url;
 
-pub use compare::same_content;
+pub use compare::{read_surely, same_content};
 pub use options::{ChecksumMode, OptionError, Secret, Sse, StoreOptions};
 pub use probe::{CreateOnly, probe};
 pub use requests::Requests;

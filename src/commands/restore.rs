@@ -11,8 +11,10 @@ use crate::commands::progress::Bar;
 use crate::engine::EngineError;
 use crate::engine::choice::EngineOf;
 use crate::error::{Error, ExitCode};
-use crate::position::TimeMs;
-use crate::restore::point::{self, PointError};
+use crate::label::Labels;
+use crate::layout::LabelName;
+use crate::position::{ParseError, TimeMs};
+use crate::restore::point::{self, Point, PointError};
 use crate::restore::{
     Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
 };
@@ -79,7 +81,10 @@ pub async fn run(
     around: &Surroundings,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
-    let request = request(options, around)?;
+    let request = match options.at.as_deref().and_then(point::label) {
+        Some(name) => labelled(&store, name).await?,
+        None => request(options, around)?,
+    };
     if options.if_missing && exists(&options.target)? {
         return nothing_done(options, "the target exists", out);
     }
@@ -96,6 +101,13 @@ pub async fn run(
         Err(RestoreError::Nothing(what)) if options.if_replica_exists => nothing_done(options, &what, out),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a label names.
+async fn labelled(store: &Arc<dyn Store>, name: &str) -> Result<Request, Error> {
+    let name: LabelName = name.parse().map_err(|error: ParseError| Error::usage(error.to_string()))?;
+    let commit = Labels::new(store.clone()).find(&name).await?.commit;
+    Ok(Request { point: Point::Commit(commit.generation, commit.txid), generation: None })
 }
 
 fn request(options: &RestoreOptions, around: &Surroundings) -> Result<Request, Error> {

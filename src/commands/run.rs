@@ -11,13 +11,15 @@ use super::source::open;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
 use crate::config::{Config, DatabaseConfig, Environment};
+use crate::control::{self, Control};
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
-use crate::replicator::{Final, Replicator, Settings, StartError, StopReport};
+use crate::replicator::{Final, Handle, Replicator, Settings, StartError, StopReport};
 use crate::status::{State, Status, system_clock};
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 
+mod before_start;
 mod memory;
 mod once;
 mod report;
@@ -95,12 +97,13 @@ impl Run {
         for (database, engine) in config.databases.iter().zip(engines) {
             all.push(start(database, engine)?);
         }
+        let _control = listen(&all);
         if args.once {
             return self.once(all).await;
         }
         match args.command.as_slice() {
             [] => self.until_stopped(all).await,
-            command => self.with_command(all, command).await,
+            command => self.with_command(all, args, command).await,
         }
     }
 
@@ -145,7 +148,7 @@ impl Run {
         settled.and(stopped).map(|()| super::DONE)
     }
 
-    async fn with_command(mut self, all: Vec<Working>, command: &[OsString]) -> Result<u8, Error> {
+    async fn with_command(mut self, all: Vec<Working>, args: &RunArgs, command: &[OsString]) -> Result<u8, Error> {
         for working in &all {
             tokio::select! {
                 ready = ready(working) => ready?,
@@ -156,6 +159,9 @@ impl Run {
                     return Ok(128 + which as u8);
                 }
             }
+        }
+        if args.label_before_start {
+            before_start::label(&all).await?;
         }
         let mut child = Supervised::start(command)?;
         tracing::info!(command = %command[0].to_string_lossy(), "started");
@@ -261,6 +267,26 @@ fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
     Ok(Working { path, state_dir, replicator, reporter, end_of_report })
 }
 
+/// Runs a replicator for as long as `work` takes, where none runs already.
+pub fn with_replicator<T>(
+    database: &DatabaseConfig,
+    work: impl AsyncFnOnce(&Handle) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let engine = engine_for(&database.path)?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        let working = start(database, engine)?;
+        let done = work(working.replicator.handle()).await;
+        let report = working.replicator.stop(STOP_AFTER_WORK).await;
+        done.and_then(|done| judge(&working.path, &working.state_dir, Some(report)).map(|()| done))
+    });
+    runtime.shutdown_background();
+    done
+}
+
+/// For the final sync of a replicator that was started for one task.
+const STOP_AFTER_WORK: Duration = Duration::from_secs(30);
+
 /// Waits until the command may be started: every commit is captured as it comes, or will be from the first one on.
 async fn ready(working: &Working) -> Result<(), Error> {
     let status: &Status = working.replicator.status();
@@ -276,6 +302,21 @@ async fn ready(working: &Working) -> Result<(), Error> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// The control socket. Replication matters more than being asked about it.
+fn listen(all: &[Working]) -> Option<Control> {
+    let one =
+        |working: &Working| (working.path.clone(), working.state_dir.clone(), working.replicator.handle().clone());
+    match control::listen(all.iter().map(one).collect()) {
+        Ok(control) => Some(control),
+        Err(error) => {
+            tracing::warn!(
+                "no control socket: {error}; `replicate sync`, `snapshot` and `status` cannot ask this process"
+            );
+            None
+        }
     }
 }
 

@@ -17,8 +17,8 @@ pub struct Source {
     pub replicas: Vec<ReplicaConfig>,
     /// Where a restore without `-o` writes.
     pub target: PathBuf,
-    /// The state directory, and the number there of the first of `replicas`.
-    state: Option<(PathBuf, usize)>,
+    /// The database as configured, and the number in it of the first of `replicas`.
+    database: Option<(DatabaseConfig, usize)>,
 }
 
 impl Source {
@@ -47,23 +47,40 @@ impl Source {
             known.filter(|(_, _, replica)| replica.url.trim_end_matches('/') == source.trim_end_matches('/'));
         // A URL from the configuration brings the credentials that stand there with it.
         if let Some((database, number, replica)) = same.next() {
-            let state = Some((database.state_dir.clone(), number));
-            return Ok(Source { replicas: vec![replica.clone()], target: database.path.clone(), state });
+            let found = Some((database.clone(), number));
+            return Ok(Source { replicas: vec![replica.clone()], target: database.path.clone(), database: found });
         }
         let replica = ReplicaConfig::new(source.to_owned(), StoreOptions::default())?;
         let target = PathBuf::from(last_part(replica.shown_url()));
-        Ok(Source { replicas: vec![replica], target, state: None })
+        Ok(Source { replicas: vec![replica], target, database: None })
     }
 
     fn configured(database: &DatabaseConfig) -> Source {
-        let state = Some((database.state_dir.clone(), 0));
-        Source { replicas: database.replicas.clone(), target: database.path.clone(), state }
+        let (replicas, target) = (database.replicas.clone(), database.path.clone());
+        Source { replicas, target, database: Some((database.clone(), 0)) }
     }
 
     /// What the replica at this place of `replicas` is known to have, on this machine.
     pub fn shipped(&self, number: usize) -> Option<(Generation, Txid)> {
-        let (state_dir, first) = self.state.as_ref()?;
-        shipped::read(state_dir, first + number)
+        let (database, first) = self.database.as_ref()?;
+        shipped::read(&database.state_dir, first + number)
+    }
+
+    /// The live database that SOURCE names: for what a replica alone cannot do.
+    pub fn live(source: &SourceArgs, environment: Environment<'_>) -> Result<DatabaseConfig, Error> {
+        let config = Config::load(source.config.file.as_deref(), environment)?;
+        let found = Source::of(&source.source, &config).ok().and_then(|found| found.database);
+        match found {
+            Some((database, _)) => Ok(database),
+            None if source.source.contains("://") => {
+                Err(Error::usage(format!("{} is a replica, not a live database", source.source))
+                    .next_step("give the database's path, or its name in the configuration"))
+            }
+            // Replicated to places that only its replicator knows.
+            None => {
+                DatabaseConfig::new(Path::new(&source.source), &config).map_err(|error| Error::usage(error.to_string()))
+            }
+        }
     }
 }
 

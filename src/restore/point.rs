@@ -21,6 +21,11 @@ pub enum Point {
     Commit(Generation, Txid),
 }
 
+/// What a text like `label:NAME` names, if it is one.
+pub fn label(text: &str) -> Option<&str> {
+    text.trim().strip_prefix("label:")
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -40,7 +45,7 @@ pub enum PointError {
          txid:123 or GENERATION/TXID"
     )]
     Unknown(String),
-    #[error("labels are not available in this version: {0:?} cannot be looked up; name a time or a commit")]
+    #[error("a label does not say when here: {0:?}; name a time or a commit")]
     Label(String),
     #[error("the local time {text:?} {problem}; write it with its offset, like {example}")]
     Ambiguous { text: String, problem: &'static str, example: String },

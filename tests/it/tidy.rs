@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
-    &["inventory", "replica", "spool"],
+    &["inventory", "label", "replica", "spool"],
     &["replicator", "restore", "verify", "watcher"],
-    &["cli", "commands", "config", "error", "supervisor"],
+    &["cli", "commands", "config", "control", "error", "supervisor"],
 ];
 
 /// Outside crates and the only places that may name them.

@@ -229,6 +229,12 @@ impl MainFile {
         Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
     }
 
+    /// Bytes of the file: never fewer than its headers count.
+    pub fn len(&self) -> Result<u64, EngineError> {
+        let context = || format!("cannot look at {}", self.path.display());
+        Ok(self.file.metadata().map_err(io_error(context()))?.len())
+    }
+
     /// When the file was last written to, in nanoseconds; does not move in mmap mode.
     pub fn modified(&self) -> Result<(i64, i64), EngineError> {
         let metadata = self.file.metadata().map_err(io_error(format!("cannot look at {}", self.path.display())))?;

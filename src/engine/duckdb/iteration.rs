@@ -2,7 +2,7 @@
 
 use super::blocks::BlockSet;
 use super::disk::{BlockRead, MainFile};
-use super::file::{DatabaseHeader, FileError, Head, read_free_list};
+use super::file::{DatabaseHeader, FileError, HEAD_BYTES, Head, read_free_list};
 use crate::engine::EngineError;
 
 /// The main file as one checkpoint left it: which blocks belong to it. Their content does not change while it lasts,
@@ -35,6 +35,15 @@ impl Iteration {
             let count = main.allocated(head.grid(), 0)?.last().map_or(0, |run| run.end);
             return Ok(Some(Iteration { head, free: BlockSet::default(), metadata: BlockSet::default(), count }));
         };
+        // What is counted decides how much memory a free list may take; a header that tells more than there is, is none.
+        let room = main.len()?.saturating_sub(HEAD_BYTES as u64) / u64::from(head.block_bytes());
+        if active.block_count > room {
+            return if main.slots_are(&head)? {
+                Err(FileError::Impossible { what: "the number of blocks", value: active.block_count }.into())
+            } else {
+                Ok(None)
+            };
+        }
         let read = |block, buffer: &mut Vec<u8>| match main.used_block(&head, block, buffer) {
             Ok(BlockRead::Sound) => Ok(()),
             Ok(BlockRead::Flipped) => Err(ReadError::Flipped),

@@ -1,0 +1,220 @@
+//! Control of a running `replicate run`, over a Unix socket that only its own user and root can talk to.
+//!
+//! One request per connection: a line of JSON each way. The socket belongs to the process; every state directory holds a
+//! file with its path, so that whoever knows the database finds the process.
+
+use std::io::{self, BufRead, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+use crate::label::Description;
+use crate::layout::LabelName;
+use crate::position::ParseError;
+use crate::replicator::{Handle, SyncError};
+
+mod facts;
+
+pub use facts::status_value;
+
+/// A socket's name is bounded by the system, at 108 bytes with its end.
+const MAX_SOCKET_PATH: usize = 100;
+const MAX_REQUEST_BYTES: u64 = 64 * 1024;
+const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// What an answer may take beyond the time that was asked for.
+const ANSWER_GRACE: Duration = Duration::from_secs(10);
+
+/// What a running process can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Where every database stands.
+    Status,
+    /// Answers when everything that was committed before is in every replica.
+    Sync { database: PathBuf, timeout_ms: u64 },
+    /// The same, with a snapshot of that commit or a later one in every replica.
+    Snapshot { database: PathBuf, timeout_ms: u64, label: Option<NewLabel> },
+}
+
+/// A label to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewLabel {
+    pub name: String,
+    pub description: Description,
+}
+
+impl Request {
+    fn timeout(&self) -> Duration {
+        match self {
+            Request::Status => Duration::ZERO,
+            Request::Sync { timeout_ms, .. } | Request::Snapshot { timeout_ms, .. } => {
+                Duration::from_millis(*timeout_ms)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    Done(Value),
+    Failed(String),
+}
+
+/// The listening end. Dropping it removes what it left in the file system.
+#[derive(Debug)]
+pub struct Control {
+    task: JoinHandle<()>,
+    left: Vec<PathBuf>,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        for path in &self.left {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!("cannot remove {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+fn note_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("control")
+}
+
+/// Listens for the databases of this process, given with their paths and state directories. The first state directory, which
+/// this process has locked, gets the socket. Must be called within a tokio runtime.
+pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control> {
+    let Some((_, first, _)) = databases.first() else { return Err(io::Error::other("there is no database")) };
+    let mut socket = std::path::absolute(first)?.join("control.sock");
+    if socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
+        socket =
+            std::env::temp_dir().join(format!("replicate-{}-{:08x}.sock", std::process::id(), rand::random::<u32>()));
+    }
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&socket)?;
+    let mut left = vec![socket.clone()];
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    let own = std::fs::metadata(&socket)?.uid();
+    for (_, state_dir, _) in &databases {
+        let note = note_in(state_dir);
+        std::fs::write(&note, socket.as_os_str().as_bytes())?;
+        left.push(note);
+    }
+    let databases = Arc::new(databases.into_iter().map(|(path, _, handle)| (path, handle)).collect::<Vec<_>>());
+    let task = tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => _ = tokio::spawn(serve(stream, own, databases.clone())),
+                Err(error) => {
+                    tracing::warn!("the control socket: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    });
+    Ok(Control { task, left })
+}
+
+async fn serve(stream: UnixStream, own: u32, databases: Arc<Vec<(PathBuf, Handle)>>) {
+    if let Err(error) = answer(stream, own, &databases).await {
+        tracing::debug!("a control connection ended: {error}");
+    }
+}
+
+async fn answer(mut stream: UnixStream, own: u32, databases: &[(PathBuf, Handle)]) -> io::Result<()> {
+    // The permissions of the socket say the same; but it exists for a moment before it has them.
+    let peer = stream.peer_cred()?.uid();
+    let (reading, mut writing) = stream.split();
+    let mut line = Vec::new();
+    tokio::io::BufReader::new(reading.take(MAX_REQUEST_BYTES)).read_until(b'\n', &mut line).await?;
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        _ if peer != own && peer != 0 => Answer::Failed("only the user that runs it may ask".to_owned()),
+        Ok(request) => carry_out(request, databases).await,
+        Err(error) => Answer::Failed(format!("not understood: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+    text.push(b'\n');
+    writing.write_all(&text).await?;
+    writing.shutdown().await
+}
+
+async fn carry_out(request: Request, databases: &[(PathBuf, Handle)]) -> Answer {
+    let timeout = request.timeout();
+    let result = match &request {
+        Request::Status => {
+            return Answer::Done(json!({
+                "databases": databases.iter().map(|(path, handle)| status_value(path, handle)).collect::<Vec<_>>()
+            }));
+        }
+        Request::Sync { database, .. } => match find(database, databases) {
+            Ok(handle) => handle.sync(timeout).await.map(|place| facts::place_value(&place)),
+            Err(answer) => return answer,
+        },
+        Request::Snapshot { database, label, .. } => {
+            let handle = match find(database, databases) {
+                Ok(handle) => handle,
+                Err(answer) => return answer,
+            };
+            return match snapshot(handle, label.as_ref(), timeout).await {
+                Ok(value) => Answer::Done(value),
+                Err(text) => Answer::Failed(text),
+            };
+        }
+    };
+    result.map_or_else(|error: SyncError| Answer::Failed(error.to_string()), Answer::Done)
+}
+
+/// A snapshot in every replica, with a label if that is asked for.
+pub async fn snapshot(handle: &Handle, label: Option<&NewLabel>, timeout: Duration) -> Result<Value, String> {
+    let taken = match label {
+        None => handle.snapshot(timeout).await.map_err(|error| error.to_string())?,
+        Some(label) => {
+            let name: LabelName = label.name.parse().map_err(|error: ParseError| error.to_string())?;
+            let made = handle.snapshot_labelled(&name, &label.description, timeout).await;
+            made.map_err(|error| error.to_string())?
+        }
+    };
+    Ok(facts::taken_value(&taken))
+}
+
+fn find<'a>(path: &Path, databases: &'a [(PathBuf, Handle)]) -> Result<&'a Handle, Answer> {
+    let same = |other: &Path| other == path || std::fs::canonicalize(other).ok() == std::fs::canonicalize(path).ok();
+    let found = databases.iter().find(|(other, _)| same(other));
+    found.map(|(_, handle)| handle).ok_or_else(|| Answer::Failed(format!("{} is not replicated here", path.display())))
+}
+
+/// Asks the process that replicates the database with this state directory. `None`: none runs.
+pub fn ask(state_dir: &Path, request: &Request) -> io::Result<Option<Answer>> {
+    let socket = match std::fs::read(note_in(state_dir)) {
+        Ok(bytes) => PathBuf::from(std::ffi::OsStr::from_bytes(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut stream = match std::os::unix::net::UnixStream::connect(&socket) {
+        Ok(stream) => stream,
+        // Left behind by a process that was killed.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    stream.set_read_timeout(Some(request.timeout() + ANSWER_GRACE))?;
+    stream.write_all(&serde_json::to_vec(request).map_err(io::Error::other)?)?;
+    stream.write_all(b"\n")?;
+    let mut line = Vec::new();
+    io::BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_until(b'\n', &mut line)?;
+    serde_json::from_slice(&line).map(Some).map_err(|error| io::Error::other(format!("not an answer: {error}")))
+}

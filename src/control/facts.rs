@@ -1,0 +1,84 @@
+//! What is told of a running database, as JSON.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::position::TimeMs;
+use crate::replicator::Handle;
+use crate::status::{Place, ReplicaState, ReplicaStatus, State};
+
+/// One database and its replicas.
+pub fn status_value(path: &Path, handle: &Handle) -> Value {
+    let status = handle.status().snapshot();
+    json!({
+        "database": path.to_string_lossy(),
+        "name": status.database,
+        "state": state_word(&status.state),
+        "reason": state_reason(&status.state),
+        "generation": status.generation.map(|generation| generation.to_string()),
+        "captured": status.captured.0,
+        "captured_time_ms": status.captured_time.map(|time| time.0),
+        "database_bytes": status.database_bytes,
+        "wal_bytes": status.wal_bytes,
+        "spool_bytes": status.spool_bytes,
+        "spool_limit_bytes": status.spool_limit_bytes,
+        "gaps": status.gaps_total,
+        "last_error": status.last_error.map(|(time, text)| json!({ "time_ms": time.0, "text": text })),
+        "replicas": status.replicas.iter().map(replica_value).collect::<Vec<_>>(),
+    })
+}
+
+fn replica_value(replica: &ReplicaStatus) -> Value {
+    let (state, reason) = match &replica.state {
+        ReplicaState::Connecting => ("connecting", None),
+        ReplicaState::Connected => ("connected", None),
+        ReplicaState::Unreachable(text) => ("unreachable", Some(text)),
+        ReplicaState::Fenced(text) => ("fenced", Some(text)),
+        ReplicaState::Refused(text) => ("refused", Some(text)),
+    };
+    json!({
+        "replica": replica.name,
+        "state": state,
+        "reason": reason,
+        "shipped": replica.shipped.txid.0,
+        "lag_ms": u64::try_from(replica.lag.as_millis()).unwrap_or(u64::MAX),
+        "lag_bytes": replica.lag_bytes,
+        "stored_bytes": replica.shipped_bytes,
+        "snapshot": replica.snapshot.map(|(txid, time)| json!({ "txid": txid.0, "time_ms": time.0 })),
+    })
+}
+
+/// One word for each state.
+pub fn state_word(state: &State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::WaitingForReplica => "waiting-for-replica",
+        State::Absent => "absent",
+        State::NotCapturable(_) => "not-capturable",
+        State::FirstRead { .. } => "first-read",
+        State::Running => "running",
+        State::SpoolFull { .. } => "spool-full",
+        State::Stopped => "stopped",
+        State::Failed(_) => "failed",
+    }
+}
+
+fn state_reason(state: &State) -> Option<String> {
+    match state {
+        State::NotCapturable(text) | State::Failed(text) => Some(text.clone()),
+        State::FirstRead { done, total } => Some(format!("{done} of {total} bytes")),
+        State::SpoolFull { used_bytes, limit_bytes } => Some(format!("{used_bytes} of {limit_bytes} bytes")),
+        _ => None,
+    }
+}
+
+pub(super) fn place_value(place: &Place) -> Value {
+    json!({ "generation": place.generation.to_string(), "txid": place.txid.0 })
+}
+
+/// Snapshots per replica.
+pub(super) fn taken_value(taken: &[(String, Place, TimeMs)]) -> Value {
+    let one = |(replica, place, time): &(String, Place, TimeMs)| json!({ "replica": replica, "generation": place.generation.to_string(), "txid": place.txid.0, "time_ms": time.0 });
+    json!({ "snapshots": taken.iter().map(one).collect::<Vec<_>>() })
+}
