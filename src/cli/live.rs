@@ -45,6 +45,7 @@ pub struct LabelTexts {
 
 /// Commits that have a name.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
 pub struct LabelArgs {
     #[command(subcommand)]
     pub command: LabelCommand,

@@ -200,9 +200,8 @@ impl Upload {
             return Ok(None);
         }
         let name = self.put_manifest(*end).await?;
-        let time = (self.shared.clock)();
         self.shared.status.replica(self.index, |replica| {
-            replica.snapshot = Some((name.txid, time));
+            replica.snapshot = Some((name.txid, name.time));
             replica.snapshot_duration = Some(began.elapsed());
         });
         release_memory();

@@ -107,7 +107,7 @@ pub struct ReplicaStatus {
     pub lag_bytes: u64,
     pub last_success: Option<TimeMs>,
     pub last_error: Option<(TimeMs, String)>,
-    /// The newest whole snapshot that this process knows of.
+    /// The newest whole snapshot that this process knows of: its commit, and the time of that.
     pub snapshot: Option<(Txid, TimeMs)>,
     pub snapshot_progress: Option<SnapshotProgress>,
     pub snapshot_duration: Option<Duration>,

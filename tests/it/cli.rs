@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 8] = ["run", "restore", "list", "verify", "check", "demo", "completions", "man"];
+const COMMANDS: [&str; 12] =
+    ["run", "restore", "list", "verify", "snapshot", "label", "sync", "status", "check", "demo", "completions", "man"];
 
 /// Without the variables of whoever runs the tests.
 fn replicate<S: AsRef<OsStr>>(arguments: &[S]) -> Command {

@@ -5,6 +5,7 @@ mod config;
 mod duckdb;
 mod format;
 mod ledger;
+mod live;
 mod processes;
 mod replicator;
 mod restore;
