@@ -115,6 +115,9 @@ pub struct Poll {
     pub again_in: Option<Duration>,
     /// The first full read of the database is still going on: no commit can be handed out yet. Bytes done and in all.
     pub first_read: Option<(u64, u64)>,
+    /// Everything that was committed when this look began has been handed out, if this look brought nothing. `false` where
+    /// something kept it from looking, and a commit may be waiting.
+    pub is_level: bool,
     /// Bytes of the engine's own WAL, for the metrics.
     pub wal_bytes: u64,
 }

@@ -28,6 +28,9 @@ use crate::watcher::Watcher;
 const PAGE_MAP_DELAY: Duration = Duration::from_secs(5);
 /// Polls of a last look: more commits than fit into these are left to the next start, where nothing is lost.
 const LAST_POLLS: usize = 1000;
+/// How long a last look waits for what keeps it from looking.
+const LAST_LOOK: Duration = Duration::from_secs(5);
+const LAST_LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Capture {
     pub(super) shared: Arc<Shared>,
@@ -207,7 +210,7 @@ impl Capture {
         if poll.commits > 0 {
             self.save_at.get_or_insert_with(|| Instant::now() + PAGE_MAP_DELAY);
         }
-        if poll.commits == 0 && poll.first_read.is_none() {
+        if poll.commits == 0 && poll.first_read.is_none() && poll.is_level {
             self.answer_syncs();
         }
         Some(poll)
@@ -332,9 +335,14 @@ impl Capture {
     }
 
     fn stop(mut self, answer: oneshot::Sender<Place>) {
+        let end = Instant::now() + LAST_LOOK;
         for _ in 0..LAST_POLLS {
             match self.poll() {
                 Some(poll) if poll.commits > 0 => {}
+                // A checkpoint is under way, or the like; it passes.
+                Some(poll) if !poll.is_level && poll.first_read.is_none() && Instant::now() < end => {
+                    std::thread::sleep(poll.again_in.unwrap_or(LOOK).min(LAST_LOOK_PAUSE));
+                }
                 _ => break,
             }
         }

@@ -12,6 +12,8 @@ use crate::position::RepairReason;
 
 /// Bytes of the WAL that one poll looks through.
 const BUDGET_BYTES: u64 = 64 * 1024 * 1024;
+/// How much longer than a look through a transaction that is not whole yet the pause after it is.
+const RESTS_PER_SCAN: u32 = 5;
 /// How long a WAL may carry another iteration than the file: DuckDB replaces it within moments.
 const ITERATION_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a WAL entry may fail to verify while more bytes follow it.
@@ -25,10 +27,26 @@ pub(super) enum From {
 }
 
 impl DuckdbSource {
-    /// Hands on every commit that is in the WAL and was not captured. When to look again.
-    pub(super) fn follow(&mut self, sink: &mut dyn TransactionSink, commits: &mut u64) -> Step<Option<Duration>> {
-        let Some(head) = self.find_wal()? else { return Ok(self.waits.iteration.map(|_| SOON)) };
+    /// Hands on every commit that is in the WAL and was not captured. When to look again, and whether nothing was left behind.
+    pub(super) fn follow(
+        &mut self,
+        sink: &mut dyn TransactionSink,
+        commits: &mut u64,
+    ) -> Step<(Option<Duration>, bool)> {
+        let Some(head) = self.find_wal()? else {
+            let waits = self.waits.iteration.is_some();
+            return Ok((waits.then_some(SOON), !waits));
+        };
+        let begin = Instant::now();
+        if let Some(rest) = self.waits.rest_until.map(|until| until.saturating_duration_since(begin))
+            && !rest.is_zero()
+        {
+            return Ok((Some(rest), false));
+        }
         let (found, framing) = self.scan_wal(&head)?;
+        // A large transaction is looked through anew until it is whole: that must not cost more the longer it takes.
+        let rest = begin.elapsed() * RESTS_PER_SCAN;
+        self.waits.rest_until = (found.unfinished > 0 && found.commits.is_empty()).then(|| begin + rest);
         self.check_broken(&found)?;
         let mut ready = found.commits.clone();
         self.hold_back(&found, framing, &mut ready)?;
@@ -38,7 +56,7 @@ impl DuckdbSource {
             self.hand_on(sink, From::Wal, &ready, head.len, commits)?;
         }
         if found.more {
-            return Ok(Some(Duration::ZERO));
+            return Ok((Some(Duration::ZERO), false));
         }
         let mut pending = cut;
         if !cut && found.unfinished == 0 && found.marker.is_some() {
@@ -46,7 +64,8 @@ impl DuckdbSource {
             self.follow_side(sink, head.len, commits)?;
         }
         let in_flight = found.unfinished > 0 && self.main.is_held()?;
-        Ok((pending || in_flight).then_some(SOON))
+        let again = if in_flight { SOON.max(rest) } else { SOON };
+        Ok(((pending || in_flight).then_some(again), !cut))
     }
 
     /// Opens the iteration's WAL, or stays with the one that is held. `None` when there is none to read (yet).

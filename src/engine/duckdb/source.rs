@@ -103,6 +103,8 @@ pub(super) struct Waits {
     pub like_marker: Option<(u64, Instant)>,
     /// For checkpoints to leave time for a copy.
     pub unsettled: Option<Instant>,
+    /// Before a transaction that was not whole is looked through again.
+    pub rest_until: Option<Instant>,
 }
 
 impl DuckdbSource {
@@ -193,9 +195,9 @@ impl DuckdbSource {
             self.take_base(sink, commits)?;
         }
         self.refresh(sink, commits)?;
-        let again_in = self.follow(sink, commits)?;
+        let (again_in, is_level) = self.follow(sink, commits)?;
         self.scrub_some(*commits)?;
-        Ok(Poll { commits: *commits, again_in, first_read: None, wal_bytes: 0 })
+        Ok(Poll { commits: *commits, again_in, first_read: None, is_level, wal_bytes: 0 })
     }
 
     /// Is the newest iteration another one than that of the last commit?
@@ -314,7 +316,7 @@ impl DuckdbSource {
 impl Source for DuckdbSource {
     fn poll(&mut self, sink: &mut dyn TransactionSink) -> Result<Poll, EngineError> {
         let mut commits = 0;
-        let mut poll = Poll { commits, again_in: Some(SOON), first_read: None, wal_bytes: 0 };
+        let mut poll = Poll { commits, again_in: Some(SOON), first_read: None, is_level: false, wal_bytes: 0 };
         for _ in 0..MAX_RESTARTS {
             match self.step(sink, &mut commits) {
                 Ok(done) => poll = done,

@@ -87,7 +87,7 @@ impl SqliteSource {
             let pause = self.ladder.next((touched, published), modified, news, SystemTime::now());
             again_in = earlier(again_in, pause);
         }
-        Ok(Poll { commits, again_in, first_read, wal_bytes: self.hold.reader().wal_length()? })
+        Ok(Poll { commits, again_in, first_read, is_level: true, wal_bytes: self.hold.reader().wal_length()? })
     }
 
     /// Proves that the files are still ours. Not again at once while commits keep coming.

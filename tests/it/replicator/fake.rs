@@ -212,7 +212,7 @@ impl Source for FakeSource {
             commits += 1;
         }
         sink.persist()?;
-        Ok(Poll { commits, again_in: None, first_read: None, wal_bytes: 0 })
+        Ok(Poll { commits, again_in: None, first_read: None, is_level: true, wal_bytes: 0 })
     }
 
     fn snapshot_start(&mut self) -> Result<SnapshotStart, EngineError> {
