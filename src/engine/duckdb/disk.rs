@@ -229,7 +229,7 @@ impl MainFile {
         Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
     }
 
-    /// Bytes of the file: never fewer than its headers count.
+    /// Bytes of the file.
     pub fn len(&self) -> Result<u64, EngineError> {
         let context = || format!("cannot look at {}", self.path.display());
         Ok(self.file.metadata().map_err(io_error(context()))?.len())
