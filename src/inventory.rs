@@ -86,7 +86,8 @@ impl Inventory {
                     inventory.snapshots.push(Listed { name, size });
                 }
                 Some(ObjectName::Term { generation: of, term }) if of == generation => inventory.terms.push(term),
-                Some(ObjectName::Part { generation: of, .. }) if of == generation => {}
+                Some(ObjectName::Part { generation: of, .. } | ObjectName::Mark { generation: of, .. })
+                    if of == generation => {}
                 _ => inventory.unknown.push(object),
             }
         }
@@ -137,52 +138,45 @@ impl Inventory {
     /// The segments that lead from just after `base` to `target`, each joined to the one before it, or the gap that
     /// prevents it. Empty when `base` is `target`.
     pub fn chain(&self, base: Txid, target: Txid) -> Result<Vec<Listed<SegmentName>>, Gap> {
-        // Merged segments make the way short. Where they do not fit together, those that hold every commit may.
-        self.chain_within(base, target, Level::MAX).or_else(|gap| {
-            self.chain_within(base, target, EVERY_COMMIT)
-                .map_err(|other| if other.first > gap.first { other } else { gap })
-        })
+        let mut chain = Vec::new();
+        let reached = self.follow(base, target, |segment| chain.push(segment));
+        if reached < target { Err(self.gap_after(reached)) } else { Ok(chain) }
     }
 
-    fn chain_within(&self, base: Txid, target: Txid, highest: Level) -> Result<Vec<Listed<SegmentName>>, Gap> {
-        let mut chain = Vec::new();
+    /// Follows the segments that lead furthest from `base` towards `target`, and says where they end.
+    ///
+    /// A merged segment cannot be left between its commits, but every segment can be entered there: laying its older bytes
+    /// over what is exact already does no harm, because everything newer than they are is laid over them again. So whatever
+    /// leads furthest is never a detour, and one pass over the segments finds a way wherever there is one.
+    fn follow(&self, base: Txid, target: Txid, mut take: impl FnMut(Listed<SegmentName>)) -> Txid {
+        let leaves = |s: &&Listed<SegmentName>| s.name.level <= EVERY_COMMIT || s.name.last <= target;
+        let leads = |s: &Listed<SegmentName>| (s.name.last.min(target), s.name.level);
+        let mut segments = self.segments.iter().filter(leaves).peekable();
+        let mut best: Option<&Listed<SegmentName>> = None;
         let mut reached = base;
-        while reached < target {
-            match self.next_segment(reached, target, highest, chain.is_empty()) {
-                Some(segment) => {
-                    reached = segment.name.last;
-                    chain.push(segment);
+        while reached < target
+            && let Some(next) = reached.checked_next()
+        {
+            // Sorted by first commit: nothing behind these can hold `next`.
+            while let Some(segment) = segments.next_if(|s| s.name.first <= next) {
+                if best.is_none_or(|best| leads(segment) >= leads(best)) {
+                    best = Some(segment);
                 }
-                None => return Err(self.gap_after(reached)),
+            }
+            match best {
+                Some(segment) if segment.name.last >= next => {
+                    take(*segment);
+                    reached = segment.name.last;
+                }
+                _ => break,
             }
         }
-        Ok(chain)
-    }
-
-    /// The segment that leads furthest from `reached` towards `target`.
-    fn next_segment(&self, reached: Txid, target: Txid, highest: Level, at_start: bool) -> Option<Listed<SegmentName>> {
-        let next = reached.checked_next()?;
-        // Sorted by first commit: nothing behind this index can hold `next`.
-        let end = self.segments.partition_point(|s| s.name.first <= next);
-        let fits = |s: &&Listed<SegmentName>| {
-            let name = &s.name;
-            let holds_every_commit = name.level <= EVERY_COMMIT;
-            // A merged segment cannot be left or entered between its commits. Laying its older bytes over a snapshot does
-            // no harm, because everything newer than they are is laid over them again.
-            let enters = name.first == next || holds_every_commit || at_start;
-            let leaves = name.last <= target || holds_every_commit;
-            name.level <= highest && name.last >= next && enters && leaves
-        };
-        self.segments[..end].iter().filter(fits).max_by_key(|s| (s.name.last.min(target), s.name.level)).copied()
+        reached
     }
 
     /// The last commit that can be reached from `base` without a gap.
     pub fn reach(&self, base: Txid) -> Txid {
-        let mut reached = base;
-        while let Some(segment) = self.next_segment(reached, Txid(u64::MAX), Level::MAX, reached == base) {
-            reached = segment.name.last;
-        }
-        reached
+        self.follow(base, Txid(u64::MAX), |_| {})
     }
 
     fn gap_after(&self, reached: Txid) -> Gap {

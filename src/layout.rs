@@ -6,6 +6,7 @@
 //! <generation>/<level>/<first>-<last>-<term>-<ms>.seg   segment of commits first..=last; ms = time of the last
 //! <generation>/part/<hash>.seg                          part of snapshots, named by its content
 //! <generation>/snapshot/<txid>-<term>-<ms>.seg          the list of parts; without it the snapshot does not exist
+//! <generation>/prune/<ms>.json                          what is to be deleted, and what was; made at ms
 //! label/<name>/{created,verified,retired}.json          a name for a commit, and what became of it
 //! ```
 
@@ -60,6 +61,12 @@ pub enum ObjectName {
     Segment(SegmentName),
     Part { generation: Generation, hash: PartHash },
     Snapshot(SnapshotName),
+    /// What somebody is about to prune in this generation, and which commits were. Readers need it for nothing but telling
+    /// what was pruned from what was lost.
+    Mark {
+        generation: Generation,
+        time: TimeMs,
+    },
 }
 
 impl ObjectName {
@@ -74,6 +81,7 @@ impl ObjectName {
             ObjectName::Snapshot(s) => {
                 format!("{}{}-{}-{}.seg", snapshot_folder(s.generation), s.txid, s.term, s.time)
             }
+            ObjectName::Mark { generation, time } => format!("{}{time}.json", mark_folder(*generation)),
         };
         Key::new(text).expect("our own names are valid keys")
     }
@@ -89,6 +97,7 @@ impl ObjectName {
             (_, Some(_)) => return None,
             ("term", None) => ObjectName::Term { generation, term: file.parse().ok()? },
             ("part", None) => ObjectName::Part { generation, hash: parse_part_hash(file)? },
+            ("prune", None) => ObjectName::Mark { generation, time: file.strip_suffix(".json")?.parse().ok()? },
             ("snapshot", None) => parse_snapshot(generation, file)?,
             (level, None) => parse_segment(generation, level, file)?,
         };
@@ -207,6 +216,10 @@ pub fn part_folder(generation: Generation) -> String {
     format!("{generation}/part/")
 }
 
+pub fn mark_folder(generation: Generation) -> String {
+    format!("{generation}/prune/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +238,7 @@ mod tests {
                 ObjectName::Segment(SegmentName { generation, level: Level(level), first, last, term, time }),
                 ObjectName::Part { generation, hash: PartHash(hash) },
                 ObjectName::Snapshot(SnapshotName { generation, txid: first, term, time }),
+                ObjectName::Mark { generation, time },
             ] {
                 prop_assert_eq!(ObjectName::parse(name.key().as_str()), Some(name));
             }

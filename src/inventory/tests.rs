@@ -62,6 +62,16 @@ fn merged_segments_are_used_whole() {
     assert!(merged_only.chain(Txid(1), Txid(10)).is_ok());
 }
 
+/// A way is found wherever there is one: a merged segment is entered in its middle when a segment before it ends there.
+#[test]
+fn merged_segments_are_entered_anywhere() {
+    let objects = [segment(1, 2, 14, 1), segment(2, 11, 20, 1), segment(3, 12, 40, 1), snapshot(1, 1)];
+    let inventory = Inventory::new(G, objects);
+    assert_eq!(ranges(&inventory.chain(Txid(1), Txid(40)).expect("joined")), [(2, 14), (12, 40)]);
+    assert_eq!(ranges(&inventory.chain(Txid(1), Txid(20)).expect("joined")), [(2, 14), (11, 20)]);
+    assert!(inventory.chain(Txid(1), Txid(30)).is_err());
+}
+
 /// What a dead term wrote over or after a higher term is ignored, whatever its numbers.
 #[test]
 fn loss_16_a_dead_term_is_ignored() {
