@@ -57,9 +57,15 @@ pub struct PartHash(pub u128);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectName {
     Marker,
-    Term { generation: Generation, term: Term },
+    Term {
+        generation: Generation,
+        term: Term,
+    },
     Segment(SegmentName),
-    Part { generation: Generation, hash: PartHash },
+    Part {
+        generation: Generation,
+        hash: PartHash,
+    },
     Snapshot(SnapshotName),
     /// What somebody is about to prune in this generation, and which commits were. Readers need it for nothing but telling
     /// what was pruned from what was lost.

@@ -16,6 +16,7 @@ pub mod store;
 pub mod inventory;
 pub mod label;
 pub mod replica;
+pub mod retention;
 pub mod spool;
 // 3: work
 pub mod replicator;

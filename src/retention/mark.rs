@@ -1,0 +1,86 @@
+//! The mark that stands in a replica before anything is deleted: what is going to be, and which commits were.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::{Gap, Inventory};
+use crate::position::Txid;
+
+/// Objects that one mark may name, a bound for its size: some 8 MB. What is beyond it waits for the next one.
+pub const MAX_MARKED: usize = 100_000;
+/// Bytes of a mark that are read; more is not ours.
+pub const MAX_MARK_BYTES: usize = 32 << 20;
+const VERSION: u32 = 1;
+
+/// Commits `0..=1` are no longer held one by one because somebody wanted it so.
+pub type Range = (Txid, Txid);
+
+/// What a mark holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Sorted, apart from each other. Those of all marks before this one are in it.
+    pub pruned: Vec<Range>,
+    /// Names of the objects that may be deleted when the grace time is over, if they still need not be kept then.
+    pub delete: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    format: u32,
+    /// First and last txid, as hexadecimal numbers like in names.
+    pruned: Vec<(String, String)>,
+    delete: BTreeSet<String>,
+}
+
+impl Mark {
+    pub fn encode(&self) -> Vec<u8> {
+        let pruned = self.pruned.iter().map(|(first, last)| (first.to_string(), last.to_string())).collect();
+        let written = Written { format: VERSION, pruned, delete: self.delete.clone() };
+        serde_json::to_vec(&written).expect("a mark is plain data")
+    }
+
+    /// `None` for anything that this version did not write: it is never acted on.
+    pub fn decode(bytes: &[u8]) -> Option<Mark> {
+        let written: Written =
+            serde_json::from_slice(bytes).ok().filter(|written: &Written| written.format == VERSION)?;
+        let range = |(first, last): &(String, String)| Some((first.parse().ok()?, last.parse().ok()?));
+        let pruned: Option<Vec<Range>> = written.pruned.iter().map(range).collect();
+        let pruned = pruned.filter(|ranges| ranges.iter().all(|(first, last)| first <= last))?;
+        Some(Mark { pruned: union(pruned), delete: written.delete })
+    }
+}
+
+/// Sorts ranges and joins those that touch.
+pub fn union(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable();
+    let mut joined: Vec<Range> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some(before) if first.0 <= before.1.0.saturating_add(1) => before.1 = before.1.max(last),
+            _ => joined.push((first, last)),
+        }
+    }
+    joined
+}
+
+/// Does one of `ranges` (sorted and apart) hold all of `first..=last`?
+pub fn holds(ranges: &[Range], first: Txid, last: Txid) -> bool {
+    let at = ranges.partition_point(|range| range.0 <= first);
+    at > 0 && ranges[at - 1].1 >= last
+}
+
+/// The gaps of a history, told apart: what was lost, and what was pruned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Gaps {
+    pub lost: Vec<Gap>,
+    pub pruned: Vec<Gap>,
+}
+
+impl Gaps {
+    /// `pruned` is what the marks of the generation say.
+    pub fn new(inventory: &Inventory, pruned: &[Range]) -> Gaps {
+        let (pruned, lost) = inventory.gaps().into_iter().partition(|gap| holds(pruned, gap.first, gap.last));
+        Gaps { lost, pruned }
+    }
+}
