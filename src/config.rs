@@ -12,16 +12,17 @@ use crate::store::StoreOptions;
 pub mod database;
 mod expand;
 mod fields;
+pub mod retention;
 pub mod units;
 
 pub use database::{DatabaseConfig, ReplicaConfig, Settings};
 pub use expand::Environment;
 use fields::Fields;
+pub use retention::Retention;
 
 /// Keys that a later version knows. Refused by name, because an option that is accepted and ignored loses data.
-const LATER: [(&str, &str); 3] = [
+const LATER: [(&str, &str); 2] = [
     ("listen", "serving /metrics, /healthz and /status comes later"),
-    ("retention", "nothing is pruned yet: a replica keeps everything"),
     ("glob", "write one entry with `path` per database"),
 ];
 

@@ -19,6 +19,7 @@ pub mod replica;
 pub mod retention;
 pub mod spool;
 // 3: work
+pub mod prune;
 pub mod replicator;
 pub mod restore;
 pub mod verify;

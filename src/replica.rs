@@ -13,6 +13,10 @@ use crate::position::{Generation, Term, Txid};
 use crate::segment::{Index, MAX_INDEX_BYTES, Manifest, SegmentError, SegmentReader, TAIL_READ_BYTES, Tail};
 use crate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, read_surely, same_content};
 
+mod marks;
+
+pub use marks::Marked;
+
 /// What a replica is, in `replicate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {

@@ -25,7 +25,7 @@ mod policy;
 mod segments;
 mod snapshots;
 
-pub use mark::{Gaps, MAX_MARK_BYTES, MAX_MARKED, Mark, Range, holds, union};
+pub use mark::{Gaps, MAX_MARK_BYTES, MAX_MARKED, Mark, Range, holds, union, without};
 pub use policy::{Calendar, Count, Policy};
 use segments::Needs;
 use snapshots::{Span, before, choose, span};
@@ -202,21 +202,22 @@ fn restorable(view: &GenerationView) -> Vec<SnapshotName> {
 impl Planning<'_> {
     fn generation(&self, view: &GenerationView, restorable: &[SnapshotName]) -> GenerationPlan {
         let inventory = &view.inventory;
-        let commits = self.policy.commits.unwrap_or(Duration::ZERO);
-        let exact = span(view, restorable, before(self.anchor, commits));
-        let longest = commits.max(self.policy.keep_within.unwrap_or(Duration::ZERO));
-        let within = span(view, restorable, before(self.anchor, longest));
+        let span = |window: Option<Duration>| span(view, restorable, before(self.anchor, window?));
+        let exact = span(self.policy.commits);
+        let within = span(self.policy.commits.max(self.policy.keep_within));
         let snapshots = self.snapshots(view, restorable, [exact, within]);
         let stays = |name: &SnapshotName| snapshots.iter().any(|(s, reason)| s.name == *name && reason.keeps());
         let base = |name: &SnapshotName| view.facts.get(name).map(|facts| facts.base);
         let kept: Vec<SnapshotName> = inventory.snapshots.iter().map(|s| s.name).filter(stays).collect();
         let lowest_base = || restorable.iter().filter_map(base).min().unwrap_or(Txid::ZERO);
         let last = inventory.newest.map_or(Txid::ZERO, |moment| moment.txid);
-        let floor = match within {
-            Some(span) => Some(span.leads.as_ref().and_then(base).unwrap_or_else(lowest_base)),
-            None if self.newest_restorable == Some(inventory.generation) => restorable.last().and_then(base),
-            None => None,
-        };
+        let way = within.map(|span| span.leads.as_ref().and_then(base).unwrap_or_else(lowest_base));
+        // The newest restorable point is the end of what follows the newest snapshot, whatever the policy.
+        let is_newest = self.newest_restorable == Some(inventory.generation);
+        // And a writer goes on from the newest segment, even where a snapshot says the same.
+        let before_last = Txid(last.0.saturating_sub(1));
+        let tail = restorable.last().and_then(base).filter(|_| is_newest).map(|base| base.min(before_last));
+        let floor = way.into_iter().chain(tail).min();
         let needs = Needs {
             snapshots: kept.iter().filter_map(|name| Some((base(name)?, name.txid))).collect(),
             floor,
@@ -333,18 +334,10 @@ fn ranges(decisions: &[Decision]) -> (Vec<Range>, Vec<Range>) {
     };
     let (held, going) = (of(true), of(false));
     let Some(&(_, end)) = going.last() else { return (held, Vec::new()) };
-    let mut free = Vec::new();
-    let mut next = Txid(1);
-    for &(first, last) in &held {
-        if first > next {
-            free.push((next, Txid(first.0 - 1).min(end)));
-        }
-        next = next.max(Txid(last.0.saturating_add(1)));
-    }
-    free.push((next, end));
+    let mut free = without(&[(Txid(1), end)], &held);
     let is_going = |range: &Range| {
         let at = going.partition_point(|going| going.1 < range.0);
-        range.0 <= range.1 && going.get(at).is_some_and(|going| going.0 <= range.1)
+        going.get(at).is_some_and(|going| going.0 <= range.1)
     };
     free.retain(is_going);
     (held, free)

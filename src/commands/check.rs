@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_json, runtime};
 use crate::cli::CheckArgs;
+use crate::config::retention::show;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
 use crate::engine::EngineKind;
@@ -51,6 +52,9 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
                 writeln!(text, "    {line}").ok();
             }
             facts["url"] = json!(replica.shown_url());
+            let retention = show(database.policy(replica).as_ref());
+            writeln!(text, "    retention: {retention}").ok();
+            facts["retention"] = json!(retention);
             match answer {
                 None => {}
                 Some(Ok(what)) => {

@@ -7,16 +7,18 @@ use std::time::Duration;
 use serde_yaml_ng::Value;
 
 use super::fields::Fields;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Retention};
 use crate::error::Error;
+use crate::retention::Policy;
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 5] =
-    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit"];
+pub const SETTINGS_KEYS: [&str; 6] =
+    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit", "retention"];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
-const REPLICA_KEYS: [&str; 13] = [
+const REPLICA_KEYS: [&str; 14] = [
     "url",
+    "retention",
     "endpoint",
     "region",
     "access-key-id",
@@ -52,6 +54,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Bytes that the spool may hold while a store is down.
     pub spool_limit: u64,
+    /// Of every replica that does not say otherwise.
+    pub retention: Retention,
 }
 
 impl Default for Settings {
@@ -62,6 +66,7 @@ impl Default for Settings {
             poll_interval: Duration::from_secs(1),
             snapshot_interval: 24 * HOUR,
             spool_limit: 10 << 30,
+            retention: Retention::Inherited,
         }
     }
 }
@@ -77,6 +82,7 @@ impl Settings {
                 .duration("snapshot-interval", SNAPSHOT_INTERVAL)?
                 .unwrap_or(defaults.snapshot_interval),
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
+            retention: Retention::read(fields)?.or(defaults.retention),
         };
         if settings.spool_limit < settings.segment_size.saturating_mul(2) {
             return Err(fields.error("spool-limit", "must hold two segments: raise it, or lower segment-size"));
@@ -119,7 +125,7 @@ impl DatabaseConfig {
         let Some(url) = beside.to_str().map(str::to_owned) else {
             return Err(ConfigError::at(at, format!("{} is not Unicode", path.display())));
         };
-        let replicas = vec![ReplicaConfig { url, options: StoreOptions::default() }];
+        let replicas = vec![ReplicaConfig { url, options: StoreOptions::default(), retention: Retention::Inherited }];
         let settings = config.defaults.clone();
         Ok(DatabaseConfig { path, name, state_dir, settings, replicas, default_replica: true })
     }
@@ -146,6 +152,11 @@ impl DatabaseConfig {
         }
         Ok(database)
     }
+
+    /// What is kept in one of its replicas; `None`: everything.
+    pub fn policy(&self, replica: &ReplicaConfig) -> Option<Policy> {
+        replica.retention.or(self.settings.retention).policy()
+    }
 }
 
 /// One replica of a database.
@@ -153,13 +164,14 @@ impl DatabaseConfig {
 pub struct ReplicaConfig {
     pub url: String,
     pub options: StoreOptions,
+    pub retention: Retention,
 }
 
 impl ReplicaConfig {
     /// Refuses a URL that no store can be opened with.
     pub fn new(url: String, options: StoreOptions) -> Result<ReplicaConfig, Error> {
         crate::store::url::parse(&url, &options).map_err(|error| Error::usage(error.to_string()))?;
-        Ok(ReplicaConfig { url, options })
+        Ok(ReplicaConfig { url, options, retention: Retention::Inherited })
     }
 
     /// The options with those of the URL's parameters laid over them.
@@ -207,6 +219,6 @@ impl ReplicaConfig {
             }
         }
         crate::store::url::parse(&url, &options).map_err(|error| fields.error("url", error.to_string()))?;
-        Ok(ReplicaConfig { url, options })
+        Ok(ReplicaConfig { url, options, retention: Retention::read(&mut fields)? })
     }
 }

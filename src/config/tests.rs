@@ -85,13 +85,60 @@ fn loss_30_unknown_keys_are_refused_with_the_nearest_known_one() {
 fn loss_30_keys_of_later_versions_are_refused() {
     for text in [
         "listen: 127.0.0.1:9187",
-        "defaults: {retention: {commits: 24h}}",
-        "databases: [{path: a, retention: {}}]",
         "databases: [{glob: /data/*.db}]",
         "databases: [{path: a, replicas: ['s3://b/{name}']}]",
     ] {
         let message = message(text);
         assert!(message.contains("not available in this version"), "{message}");
+    }
+}
+
+/// Retention is set for all, for a database or for one replica; the nearest says. Each rule reads as documented.
+#[test]
+fn retention_of_each_replica() {
+    let text = "
+defaults: {retention: {commits: 24h, snapshots: 30d, keep-last: 2, keep-min: 3, hourly: 4, daily: 5, weekly: 6, monthly: 7, yearly: forever}}
+databases:
+  - path: a
+    replicas: [/x, {url: /y, retention: {commits: 1h, keep-last: 2}}, {url: /z, retention: forever}]
+  - {path: b, retention: {keep-within: 2d}}
+  - {path: c, retention: forever}
+";
+    let config = parse(text).unwrap();
+    let shown: Vec<String> = config
+        .databases
+        .iter()
+        .flat_map(|d| d.replicas.iter().map(|r| super::retention::show(d.policy(r).as_ref())))
+        .collect();
+    let all = "commits: 1d, keep-within: 30d, keep-last: 2, keep-min: 3, hourly: 4, daily: 5, weekly: 6, monthly: 7, yearly: forever";
+    assert_eq!(shown, [all, "commits: 1h, keep-last: 2", "forever", "keep-within: 2d", "forever"]);
+    assert_eq!(parse("databases: [{path: a}]").unwrap().databases[0].settings.retention, Retention::Inherited);
+}
+
+/// An empty policy, an impossible rule and a misspelt one are refused with the way to them.
+#[test]
+fn loss_28_impossible_retention_is_refused() {
+    for (rules, part) in [
+        ("{}", "has no rule"),
+        ("{commits: null}", "has no rule"),
+        ("[]", "neither `forever` nor a mapping"),
+        ("never", "neither `forever` nor a mapping"),
+        ("{keep-last: 0}", "neither `forever` nor a number"),
+        ("{keep-last: -1}", "neither `forever` nor a number"),
+        ("{daily: ever}", "neither `forever` nor a number"),
+        ("{commits: forever}", "not a duration"),
+        ("{commits: 0s}", "out of bounds"),
+        ("{keep-within: 1d, snapshots: 1d}", "another word"),
+        ("{keep_last: 1}", "\"keep-last\""),
+    ] {
+        for at in ["databases[0].retention", "databases[0].replicas[0].retention"] {
+            let text = match at.contains("replicas") {
+                true => format!("databases: [{{path: a, replicas: [{{url: /x, retention: {rules}}}]}}]"),
+                false => format!("databases: [{{path: a, retention: {rules}}}]"),
+            };
+            let message = message(&text);
+            assert!(message.contains(part) && message.contains(at), "{message}");
+        }
     }
 }
 

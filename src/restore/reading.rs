@@ -15,6 +15,7 @@ use crate::layout::{self, Level, ObjectName, SegmentName, SnapshotName};
 use crate::position::Generation;
 use crate::replica::{LAYOUT_VERSION, Marker, Replica, ReplicaError};
 use crate::restore::error::Fault;
+use crate::retention::Gaps;
 use crate::segment::{
     Index, MAX_PART_OBJECT_BYTES, Manifest, PartRef, SegmentError, TAIL_READ_BYTES, Tail, decode_part,
 };
@@ -76,6 +77,23 @@ impl Reading {
         }
         objects.extend(store.list(&layout::term_folder(generation), None).await?);
         Ok(Inventory::new(generation, objects))
+    }
+
+    /// The replica itself, for what is not only read.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The gaps of a history, those that were pruned apart. Asks for marks only where there are gaps.
+    pub async fn gaps(&self, inventory: &Inventory) -> Result<Gaps, Fault> {
+        let generation = inventory.generation;
+        let pruned = match inventory.gaps().is_empty() {
+            true => Vec::new(),
+            false => {
+                self.replica.pruned(generation).await.map_err(|error| from_replica(&ObjectName::Marker.key(), error))?
+            }
+        };
+        Ok(Gaps::new(inventory, &pruned))
     }
 
     /// Every part of a generation.

@@ -64,6 +64,25 @@ pub fn union(mut ranges: Vec<Range>) -> Vec<Range> {
     joined
 }
 
+/// What of `ranges` is in none of `others`; both sorted and apart.
+pub fn without(ranges: &[Range], others: &[Range]) -> Vec<Range> {
+    let mut rest = Vec::new();
+    for &(first, last) in ranges {
+        let mut next = first;
+        let at = others.partition_point(|other| other.1 < first);
+        for other in others[at..].iter().take_while(|other| other.0 <= last) {
+            if other.0 > next {
+                rest.push((next, Txid(other.0.0 - 1)));
+            }
+            next = next.max(Txid(other.1.0.saturating_add(1)));
+        }
+        if next <= last {
+            rest.push((next, last));
+        }
+    }
+    rest
+}
+
 /// Does one of `ranges` (sorted and apart) hold all of `first..=last`?
 pub fn holds(ranges: &[Range], first: Txid, last: Txid) -> bool {
     let at = ranges.partition_point(|range| range.0 <= first);

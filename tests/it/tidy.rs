@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 5] = [
     &["extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["inventory", "label", "replica", "retention", "spool"],
-    &["replicator", "restore", "verify", "watcher"],
+    &["prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor"],
 ];
 

@@ -1,0 +1,86 @@
+//! What a replica holds, as retention needs it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use crate::inventory::{Inventory, Listed};
+use crate::layout::{ObjectName, SnapshotName};
+use crate::position::Generation;
+use crate::restore::{Fault, Reading, RestoreError, no_object};
+use crate::retention::{Facts, GenerationView};
+use crate::store::{ObjectMeta, Store};
+
+/// Manifests that are read at a time.
+const READS_AT_A_TIME: usize = 8;
+
+/// All generations of a replica, oldest first.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    pub generations: Vec<GenerationView>,
+}
+
+/// Lists a replica again and again, and reads each manifest once: it never changes.
+#[derive(Debug)]
+pub struct Surveyor {
+    reading: Reading,
+    known: BTreeMap<SnapshotName, Facts>,
+}
+
+impl Surveyor {
+    pub fn new(store: Arc<dyn Store>) -> Surveyor {
+        Surveyor { reading: Reading::new(store), known: BTreeMap::new() }
+    }
+
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    pub async fn survey(&mut self) -> Result<Survey, RestoreError> {
+        if self.reading.marker().await.map_err(no_object)?.is_none() {
+            return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
+        }
+        let mut generations = Vec::new();
+        for generation in self.reading.generations().await.map_err(no_object)? {
+            generations.push(self.generation(generation).await?);
+        }
+        let is_there = |name: &SnapshotName| generations.iter().any(|view| view.facts.contains_key(name));
+        self.known.retain(|name, _| is_there(name));
+        Ok(Survey { generations })
+    }
+
+    async fn generation(&mut self, generation: Generation) -> Result<GenerationView, RestoreError> {
+        // Parts first: one that is put after this is in no listing, and cannot be taken for one that nothing needs.
+        let parts = self.reading.parts(generation).await.map_err(no_object)?;
+        let part = |object: ObjectMeta| match ObjectName::parse(object.key.as_str()) {
+            Some(ObjectName::Part { hash, .. }) => Some(Listed { name: hash, size: object.size }),
+            _ => None,
+        };
+        let parts = parts.into_iter().filter_map(part).collect();
+        let inventory = self.reading.inventory(generation).await.map_err(no_object)?;
+        let facts = self.facts(&inventory).await?;
+        Ok(GenerationView { inventory, parts, facts })
+    }
+
+    async fn facts(&mut self, inventory: &Inventory) -> Result<BTreeMap<SnapshotName, Facts>, RestoreError> {
+        let reading = &self.reading;
+        let unknown = inventory.snapshots.iter().filter(|listed| !self.known.contains_key(&listed.name));
+        let unknown: Vec<Listed<SnapshotName>> = unknown.copied().collect();
+        let read = stream::iter(unknown).map(|listed| async move { (listed.name, reading.manifest(&listed).await) });
+        let read: Vec<_> = read.buffer_unordered(READS_AT_A_TIME).collect().await;
+        for (name, manifest) in read {
+            match manifest {
+                Ok(manifest) => {
+                    let parts = manifest.parts.iter().map(|part| part.hash).collect();
+                    self.known.insert(name, Facts { base: manifest.base, parts });
+                }
+                // It stays unknown, and what it may need stays with it.
+                Err(fault @ Fault::Object { .. }) => tracing::warn!("{fault}"),
+                Err(fault) => return Err(no_object(fault)),
+            }
+        }
+        let fact = |listed: &Listed<SnapshotName>| Some((listed.name, self.known.get(&listed.name)?.clone()));
+        Ok(inventory.snapshots.iter().filter_map(fact).collect())
+    }
+}
