@@ -57,6 +57,8 @@ pub enum Command {
     Sync(SyncArgs),
     /// Show where a running replicator stands.
     Status(StatusArgs),
+    /// Delete what no retention rule keeps.
+    Prune(PruneArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
     /// Replicate and restore a live database before your eyes.
@@ -191,6 +193,48 @@ pub struct VerifyArgs {
     /// A newest commit that is older than this (30m, 24h) is a finding.
     #[arg(long, value_name = "DURATION")]
     pub max_age: Option<String>,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Delete what no retention rule keeps.
+///
+/// The rules are those of the configuration (`retention`), or those given here, which then stand alone. The first run marks what
+/// may go; a run after the grace time looks again and deletes what both looks agree on. `run` does the same by itself.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct PruneArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// Print every decision with its reason and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long what is marked must wait; 0s deletes at once, for when nothing is being replicated to or restored from here.
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub grace: String,
+    /// Every commit of this time (24h) stays individually restorable.
+    #[arg(long, value_name = "DURATION")]
+    pub commits: Option<String>,
+    /// Every snapshot of this time (30d) stays, and the way from each to the next.
+    #[arg(long, value_name = "DURATION")]
+    pub keep_within: Option<String>,
+    /// So many of the newest snapshots stay. Here and below: a number or `forever`.
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<String>,
+    /// At least so many snapshots stay, whatever other rules say.
+    #[arg(long, value_name = "N")]
+    pub keep_min: Option<String>,
+    /// The newest snapshot of so many hours stays.
+    #[arg(long, value_name = "N")]
+    pub hourly: Option<String>,
+    #[arg(long, value_name = "N")]
+    pub daily: Option<String>,
+    #[arg(long, value_name = "N")]
+    pub weekly: Option<String>,
+    #[arg(long, value_name = "N")]
+    pub monthly: Option<String>,
+    #[arg(long, value_name = "N")]
+    pub yearly: Option<String>,
     #[command(flatten)]
     pub json: JsonArg,
 }

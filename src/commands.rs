@@ -19,6 +19,7 @@ pub mod label;
 pub mod list;
 pub mod man;
 pub mod progress;
+pub mod prune;
 pub mod reading;
 pub mod restore;
 pub mod run;
@@ -40,6 +41,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Label(args) => label::execute(args.command, environment).map(|()| DONE),
         Command::Sync(args) => control::execute_sync(&args, environment).map(|()| DONE),
         Command::Status(args) => control::execute_status(&args, environment).map(|()| DONE),
+        Command::Prune(args) => prune::execute(&args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
         Command::Demo(args) => demo::execute(&args).map(|()| DONE),
         Command::DemoWriter(args) => demo::execute_writer(&args).map(|()| DONE),

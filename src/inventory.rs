@@ -138,8 +138,16 @@ impl Inventory {
     /// The segments that lead from just after `base` to `target`, each joined to the one before it, or the gap that
     /// prevents it. Empty when `base` is `target`.
     pub fn chain(&self, base: Txid, target: Txid) -> Result<Vec<Listed<SegmentName>>, Gap> {
+        // Merged segments make the way short. Where they do not fit together, those that hold every commit may.
+        self.chain_within(base, target, Level::MAX).or_else(|gap| {
+            self.chain_within(base, target, EVERY_COMMIT)
+                .map_err(|other| if other.first > gap.first { other } else { gap })
+        })
+    }
+
+    fn chain_within(&self, base: Txid, target: Txid, highest: Level) -> Result<Vec<Listed<SegmentName>>, Gap> {
         let mut chain = Vec::new();
-        let reached = self.follow(base, target, |segment| chain.push(segment));
+        let reached = self.follow(base, target, highest, |segment| chain.push(segment));
         if reached < target { Err(self.gap_after(reached)) } else { Ok(chain) }
     }
 
@@ -148,8 +156,10 @@ impl Inventory {
     /// A merged segment cannot be left between its commits, but every segment can be entered there: laying its older bytes
     /// over what is exact already does no harm, because everything newer than they are is laid over them again. So whatever
     /// leads furthest is never a detour, and one pass over the segments finds a way wherever there is one.
-    fn follow(&self, base: Txid, target: Txid, mut take: impl FnMut(Listed<SegmentName>)) -> Txid {
-        let leaves = |s: &&Listed<SegmentName>| s.name.level <= EVERY_COMMIT || s.name.last <= target;
+    fn follow(&self, base: Txid, target: Txid, highest: Level, mut take: impl FnMut(Listed<SegmentName>)) -> Txid {
+        let leaves = |s: &&Listed<SegmentName>| {
+            s.name.level <= highest && (s.name.level <= EVERY_COMMIT || s.name.last <= target)
+        };
         let leads = |s: &Listed<SegmentName>| (s.name.last.min(target), s.name.level);
         let mut segments = self.segments.iter().filter(leaves).peekable();
         let mut best: Option<&Listed<SegmentName>> = None;
@@ -176,7 +186,7 @@ impl Inventory {
 
     /// The last commit that can be reached from `base` without a gap.
     pub fn reach(&self, base: Txid) -> Txid {
-        self.follow(base, Txid(u64::MAX), |_| {})
+        self.follow(base, Txid(u64::MAX), Level::MAX, |_| {})
     }
 
     fn gap_after(&self, reached: Txid) -> Gap {

@@ -42,7 +42,7 @@ pub struct Pruning<'a> {
 /// What came of one look.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcomes {
-    pub deleted: u64,
+    pub deleted: BTreeSet<Key>,
     pub deleted_bytes: u64,
     /// Objects that the store does not let go: a retention lock, or no permission.
     pub locked: BTreeSet<Key>,
@@ -145,7 +145,7 @@ impl<'a> Look<'a> {
         let mut deleting = Deleting::new(self.replica, self.generation(), ripe, marks);
         let replan = |locked: &BTreeSet<_>| survey.plan(how, locked).generations.swap_remove(at);
         let result = deleting.run(self.plan, replan).await;
-        outcomes.deleted += deleting.deleted.len() as u64;
+        outcomes.deleted.extend(deleting.deleted.iter().cloned());
         outcomes.deleted_bytes += deleting.deleted_bytes;
         outcomes.locked.append(&mut deleting.locked);
         outcomes.interrupted |= deleting.interrupted;

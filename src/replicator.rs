@@ -8,6 +8,7 @@
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
+//! | `prune.rs` | what its retention deletes |
 //! | `shared.rs` | what they share |
 //! | `shipped.rs` | a note of what a replica has, for `verify` |
 
@@ -25,7 +26,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::engine::choice::Choice;
+use crate::prune::GRACE;
 use crate::replica::Replica;
+use crate::retention::Policy;
 use crate::spool::{Disk, Spool};
 use crate::status::{Clock, Place, Status};
 use crate::store::Store;
@@ -36,6 +39,7 @@ mod capture;
 mod copy;
 mod handle;
 mod pace;
+mod prune;
 mod rebuild;
 pub mod resume;
 mod shared;
@@ -65,6 +69,12 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Bytes of segments that may wait for a replica.
     pub spool_limit: u64,
+    /// What is kept in each replica, in their order; `None`, or none at all: everything.
+    pub retention: Vec<Option<Policy>>,
+    /// While something is shipped, what may be pruned is looked for this often, and after every snapshot.
+    pub prune_interval: Duration,
+    /// Between the moment when something is marked and the one when it is deleted.
+    pub prune_grace: Duration,
     /// While something is shipped, another writer's claim is noticed within this time.
     pub fence_interval: Duration,
 }
@@ -83,6 +93,9 @@ impl Settings {
             poll_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(24 * 60 * 60),
             spool_limit: 10 * 1024 * 1024 * 1024,
+            retention: Vec::new(),
+            prune_interval: Duration::from_secs(60 * 60),
+            prune_grace: GRACE,
             fence_interval: Duration::from_secs(30),
         }
     }

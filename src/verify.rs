@@ -165,7 +165,7 @@ impl Verifier<'_> {
         self.report.generations += 1;
         self.report.snapshots += inventory.snapshots.len() as u64;
         self.report.segments += inventory.segments.len() as u64;
-        self.names(&inventory, is_newest);
+        self.names(&inventory, is_newest).await?;
         let snapshots = self.snapshots(&inventory).await?;
         self.listed_parts(generation, &snapshots).await?;
         match self.how.deep {
@@ -182,9 +182,14 @@ impl Verifier<'_> {
     }
 
     /// What names alone tell.
-    fn names(&mut self, inventory: &Inventory, is_newest: bool) {
+    async fn names(&mut self, inventory: &Inventory, is_newest: bool) -> Result<(), RestoreError> {
         let generation = Some(inventory.generation);
-        for gap in inventory.gaps() {
+        let gaps = self.reading.gaps(inventory).await.map_err(no_object)?;
+        if !gaps.pruned.is_empty() {
+            let (count, generation) = (gaps.pruned.len(), inventory.generation);
+            self.report.notes.push(format!("generation {generation}: {count} stretches of its history were pruned"));
+        }
+        for gap in gaps.lost {
             let (first, last) = (gap.first.0, gap.last.0);
             self.find(generation, None, format_args!("no segment holds the commits txid:{first} to txid:{last}"));
         }
@@ -200,6 +205,7 @@ impl Verifier<'_> {
             let text = format!("generation {}: {dead} objects of dead terms are ignored", inventory.generation);
             self.report.notes.push(text);
         }
+        Ok(())
     }
 
     /// Every snapshot must be readable and lead to its own commit.

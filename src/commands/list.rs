@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::commands::restore::{Surroundings, print_text, print_value};
 use crate::error::{Error, ExitCode};
-use crate::inventory::{Inventory, Listed, Moment, Window};
+use crate::inventory::{Gap, Inventory, Listed, Moment, Window};
 use crate::layout::{ObjectName, SegmentName};
 use crate::position::{Commit, CommitKind, Generation, TimeMs, Txid};
 use crate::restore::point::{self, Point, format_time};
 use crate::restore::{
     DisplayMoment, DisplayWindow, Fault, Planner, Reading, RestoreError, commit_json, kind_word, no_object, reason,
 };
+use crate::retention::Gaps;
 use crate::segment::Index;
 use crate::store::Store;
 
@@ -113,7 +114,11 @@ pub async fn run(
             ListWhat::Snapshots | ListWhat::Segments => Vec::new(),
             _ => Planner::new(reading.clone()).windows(&inventory).await,
         };
-        let lister = Lister { reading: &reading, inventory: &inventory, windows, span };
+        let gaps = match options.what {
+            ListWhat::Summary | ListWhat::Generations => reading.gaps(&inventory).await.map_err(no_object)?,
+            _ => Gaps::default(),
+        };
+        let lister = Lister { reading: &reading, inventory: &inventory, gaps, windows, span };
         let (text, value) = match options.what {
             ListWhat::Summary => lister.summary(&mut damage).await?,
             ListWhat::Generations => lister.generation(),
@@ -141,6 +146,7 @@ pub async fn run(
 struct Lister<'a> {
     reading: &'a Reading,
     inventory: &'a Inventory,
+    gaps: Gaps,
     windows: Vec<Window>,
     span: Span,
 }
@@ -165,10 +171,8 @@ impl Lister<'_> {
             "segments": self.inventory.segments.len(),
             "terms": self.inventory.terms.len(),
             "ignored_of_dead_terms": self.inventory.dead_segments.len() + self.inventory.dead_snapshots.len(),
-            "gaps": self.inventory.gaps().iter().map(|gap| json!({
-                "first": gap.first.0, "last": gap.last.0,
-                "after": gap.before.map(|m| moment_json(&m)), "before": gap.after.map(|m| moment_json(&m)),
-            })).collect::<Vec<_>>(),
+            "gaps": self.gaps.lost.iter().map(gap_json).collect::<Vec<_>>(),
+            "pruned": self.gaps.pruned.iter().map(gap_json).collect::<Vec<_>>(),
         })
     }
 
@@ -187,7 +191,10 @@ impl Lister<'_> {
         if windows.is_empty() {
             text.push_str("  not restorable: no whole snapshot yet\n");
         }
-        for gap in self.inventory.gaps() {
+        for gap in &self.gaps.pruned {
+            text.push_str(&format!("  pruned      txid:{} to txid:{}\n", gap.first.0, gap.last.0));
+        }
+        for gap in &self.gaps.lost {
             text.push_str(&format!(
                 "  GAP         txid:{} to txid:{}: no segment holds them\n",
                 gap.first.0, gap.last.0
@@ -309,6 +316,13 @@ impl Lister<'_> {
         }
         Ok(lines)
     }
+}
+
+fn gap_json(gap: &Gap) -> Value {
+    json!({
+        "first": gap.first.0, "last": gap.last.0,
+        "after": gap.before.map(|m| moment_json(&m)), "before": gap.after.map(|m| moment_json(&m)),
+    })
 }
 
 fn moment_json(moment: &Moment) -> Value {

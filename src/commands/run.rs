@@ -244,6 +244,7 @@ fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
         poll_interval: s.poll_interval,
         snapshot_interval: s.snapshot_interval,
         spool_limit: s.spool_limit,
+        retention: database.replicas.iter().map(|replica| database.policy(replica)).collect(),
         ..Settings::new(&database.path)
     };
     let mut replicas = Vec::new();

@@ -8,6 +8,7 @@ use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
 use crate::error::Error;
 use crate::position::{Generation, Txid};
 use crate::replicator::shipped;
+use crate::retention::Policy;
 use crate::store::{self, Store, StoreOptions};
 
 /// Replicas of one database, and where it lives.
@@ -58,6 +59,12 @@ impl Source {
     fn configured(database: &DatabaseConfig) -> Source {
         let (replicas, target) = (database.replicas.clone(), database.path.clone());
         Source { replicas, target, database: Some((database.clone(), 0)) }
+    }
+
+    /// What is kept in each of `replicas`, where that is configured.
+    pub fn policies(&self) -> Vec<Option<Policy>> {
+        let policy = |replica| self.database.as_ref().and_then(|(database, _)| database.policy(replica));
+        self.replicas.iter().map(policy).collect()
     }
 
     /// What the replica at this place of `replicas` is known to have, on this machine.

@@ -10,18 +10,8 @@ use super::fields::Fields;
 use super::units::show_duration;
 use crate::retention::{Calendar, Count, Policy};
 
-const KEYS: [&str; 10] = [
-    "commits",
-    "keep-within",
-    "snapshots",
-    "keep-last",
-    "keep-min",
-    "hourly",
-    "daily",
-    "weekly",
-    "monthly",
-    "yearly",
-];
+const KEYS: [&str; 10] =
+    ["commits", "keep-within", "snapshots", "keep-last", "keep-min", "hourly", "daily", "weekly", "monthly", "yearly"];
 const SPAN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(100 * 365 * 24 * 3600);
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
 

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Final;
+use super::prune::Prunings;
 use super::rebuild;
 use super::resume::{Contact, End, Relation, relate};
 use super::shared::{Backoff, Command, Course, Shared};
@@ -31,6 +32,7 @@ pub(super) struct Shipping {
     dead: Option<(Generation, Term)>,
     checked_at: Instant,
     snapshots: Snapshots,
+    prunings: Prunings,
     note: ShippedNote,
 }
 
@@ -99,8 +101,10 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
         course = wait_for_course(&mut courses, Some(course.generation)).await?;
         relation = self::relation(shared, &course, &contact);
     }
+    let snapshots = Snapshots::new(shared.clone(), index, &course, &contact);
     let mut shipping = Shipping {
-        snapshots: Snapshots::new(shared.clone(), index, &course, &contact),
+        prunings: Prunings::new(shared.clone(), index, contact.place().unwrap_or(Place::ZERO), snapshots.newest()),
+        snapshots,
         shared: shared.clone(),
         replica: replica.clone(),
         index,
@@ -199,16 +203,33 @@ impl Shipping {
                 self.claim(self.course.generation, term, None).await?;
             }
             self.note.now_and_then(self.shipped);
-            self.snapshots.advance(self.shipped)?;
-            let due = self.snapshots.due(self.shipped);
+            // One after the other: a snapshot relies on parts that it finds in the replica.
+            if !self.prunings.is_running() {
+                self.snapshots.advance(self.shipped)?;
+            }
+            if !self.snapshots.is_running() && self.claimed.is_some() {
+                self.prunings.advance(self.shipped, self.snapshots.newest());
+            }
+            let due = self.next_due();
             let asked = &self.shared.asked[self.index];
             tokio::select! {
                 changed = sealed.changed() => if changed.is_err() { return Ok(()) },
                 () = self.snapshots.finished() => {}
+                () = self.prunings.finished() => {}
                 () = asked.notified() => self.snapshots.need(),
                 () = sleep_until(due) => {}
             }
         }
+    }
+
+    /// When there is something to do although nothing was sealed.
+    fn next_due(&self) -> Option<Instant> {
+        if self.prunings.is_running() || self.snapshots.is_running() {
+            // The end of either wakes.
+            return None;
+        }
+        let prune = self.prunings.due(self.shipped, self.snapshots.newest()).filter(|_| self.claimed.is_some());
+        self.snapshots.due(self.shipped).into_iter().chain(prune).min()
     }
 
     fn has_claimed(&self, generation: Generation) -> bool {

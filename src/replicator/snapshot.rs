@@ -17,6 +17,7 @@ use super::shared::{Command, Course, KnownParts, Shared};
 use super::ship::{new_backoff, pause};
 use crate::layout::{PartHash, SnapshotName};
 use crate::position::{Generation, Txid};
+use crate::prune::spare;
 use crate::replica::{Replica, newest_snapshot};
 use crate::segment::{Manifest, PartRef};
 use crate::status::{Place, SnapshotProgress};
@@ -77,6 +78,16 @@ impl Snapshots {
     pub fn skip_to(&mut self, place: Place) {
         self.is_needed = true;
         *self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = place;
+    }
+
+    /// The newest whole one.
+    pub fn newest(&self) -> Option<SnapshotName> {
+        self.newest
+    }
+
+    /// One is on its way, or has just ended.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some() || self.ended.is_some()
     }
 
     pub fn need(&mut self) {
@@ -199,6 +210,9 @@ impl Upload {
         if skipped > (Place { generation: self.generation, txid: end.base }) {
             return Ok(None);
         }
+        if !self.spare_parts().await? {
+            return Ok(None);
+        }
         let name = self.put_manifest(*end).await?;
         self.shared.status.replica(self.index, |replica| {
             replica.snapshot = Some((name.txid, name.time));
@@ -263,6 +277,18 @@ impl Upload {
             }
         });
         Ok(())
+    }
+
+    /// Parts that were found there may be about to be pruned by another process. `false`: some are gone.
+    async fn spare_parts(&self) -> Result<bool, Final> {
+        let parts = self.parts.iter().map(|part| part.hash).collect();
+        let mut backoff = new_backoff();
+        loop {
+            match spare(&self.replica, self.generation, &parts, (self.shared.clock)()).await {
+                Ok(are_there) => return Ok(are_there),
+                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
+            }
+        }
     }
 
     async fn put_manifest(&mut self, end: CopyEnd) -> Result<SnapshotName, Final> {

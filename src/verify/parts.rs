@@ -10,7 +10,7 @@ use crate::extent::{FileId, PageGrid};
 use crate::inventory::Inventory;
 use crate::layout::{ObjectName, PartHash};
 use crate::position::Generation;
-use crate::restore::{Fault, Reading, RestoreError, in_background, prove_part};
+use crate::restore::{Fault, Reading, RestoreError, in_background, no_object, prove_part};
 use crate::segment::{PageRun, PartRef};
 
 /// The hashes of the pages that a part holds, first page first. Empty when it could not be read.
@@ -18,7 +18,6 @@ type Hashes = HashMap<PartHash, Vec<u64>>;
 
 impl Verifier<'_> {
     pub(super) async fn parts(&mut self, inventory: &Inventory, snapshots: &[Known]) -> Result<(), RestoreError> {
-        let generation = inventory.generation;
         let mut hashes = Hashes::new();
         for known in snapshots {
             let grid = known.manifest.grid();
@@ -27,7 +26,7 @@ impl Verifier<'_> {
             let own: BTreeSet<PartHash> = needed.iter().map(|part| part.hash).collect();
             hashes.retain(|hash, _| own.contains(hash));
             needed.retain(|part| !hashes.contains_key(&part.hash));
-            self.read_parts(generation, grid, needed, &mut hashes).await?;
+            self.read_parts(known, grid, needed, &mut hashes).await?;
             self.compare(inventory, known, &hashes).await?;
         }
         Ok(())
@@ -35,13 +34,14 @@ impl Verifier<'_> {
 
     async fn read_parts(
         &mut self,
-        generation: Generation,
+        known: &Known,
         grid: PageGrid,
         parts: Vec<PartRef>,
         hashes: &mut Hashes,
     ) -> Result<(), RestoreError> {
         let total = parts.iter().map(|part| part.stored_len).fold(0, u64::saturating_add);
         self.how.progress.begin("reading parts", total);
+        let generation = known.snapshot.name.generation;
         let reading = self.reading.clone();
         let read = stream::iter(parts).map(|part| {
             let task = tokio::spawn(read_part(reading.clone(), generation, part, grid));
@@ -55,6 +55,11 @@ impl Verifier<'_> {
             match result {
                 Ok(found) => _ = hashes.insert(part.hash, found),
                 Err(fault) => {
+                    let manifest = ObjectName::Snapshot(known.snapshot.name).key();
+                    if !self.reading.is_listed(&manifest).await.map_err(no_object)? {
+                        self.report.notes.push(format!("{manifest} was removed meanwhile"));
+                        return Ok(());
+                    }
                     hashes.insert(part.hash, Vec::new());
                     self.fault(Some(generation), fault).await?;
                 }
