@@ -13,7 +13,8 @@ use crate::store::{Key, Outcome, StoreError};
 const BATCH: usize = 200;
 /// A request that takes longer is given up. Whoever takes a mark back waits longer than that, see `spare`.
 pub const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
-const SETTLE: Duration = Duration::from_secs(30);
+/// How long `spare` waits for requests that were under way when it took a mark back.
+pub const SETTLE: Duration = Duration::from_secs(30);
 
 /// What is deleted of one generation in one look.
 pub(super) struct Deleting<'a> {
@@ -174,6 +175,7 @@ pub async fn spare(
     generation: Generation,
     parts: &BTreeSet<PartHash>,
     now: TimeMs,
+    settle: Duration,
 ) -> Result<bool, ReplicaError> {
     let is_ours = |key: &String| match ObjectName::parse(key) {
         Some(ObjectName::Part { hash, .. }) => parts.contains(&hash),
@@ -197,7 +199,7 @@ pub async fn spare(
         replica = replica.describe(),
         "a snapshot needs parts that were about to be pruned; their mark is taken back"
     );
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(settle).await;
     let listing = replica.store().list(&layout::part_folder(generation), None).await?;
     let hash = |key: &Key| match ObjectName::parse(key.as_str()) {
         Some(ObjectName::Part { hash, .. }) => Some(hash),

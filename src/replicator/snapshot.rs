@@ -17,7 +17,7 @@ use super::shared::{Command, Course, KnownParts, Shared};
 use super::ship::{new_backoff, pause};
 use crate::layout::{PartHash, SnapshotName};
 use crate::position::{Generation, Txid};
-use crate::prune::spare;
+use crate::prune::{SETTLE, spare};
 use crate::replica::{Replica, newest_snapshot};
 use crate::segment::{Manifest, PartRef};
 use crate::status::{Place, SnapshotProgress};
@@ -284,7 +284,7 @@ impl Upload {
         let parts = self.parts.iter().map(|part| part.hash).collect();
         let mut backoff = new_backoff();
         loop {
-            match spare(&self.replica, self.generation, &parts, (self.shared.clock)()).await {
+            match spare(&self.replica, self.generation, &parts, (self.shared.clock)(), SETTLE).await {
                 Ok(are_there) => return Ok(are_there),
                 Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::inventory::{EVERY_COMMIT, Inventory, Listed, Window};
+use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Listed, Window};
 use crate::layout::{ObjectName, SegmentName, SnapshotName};
 use crate::position::{Commit, Generation, TimeMs, Txid};
 use crate::restore::error::{Damage, DisplayMoment, Fault, RestoreError};
@@ -197,7 +197,20 @@ impl Planner {
         }
         let Point::At(time) = point else { return self.damaged(inventory).await };
         let before = inventory.moments().filter(|m| m.time <= time).max();
-        self.inside_gap(inventory, point, before.map_or(Txid::ZERO, |m| m.txid)).await
+        let target = before.map_or(Txid::ZERO, |m| m.txid);
+        let next = Txid(target.0.saturating_add(1));
+        match self.is_pruned(inventory, next).await {
+            Ok(is_pruned) => self.inside_gap(inventory, point, target, is_pruned).await,
+            Err(error) => error,
+        }
+    }
+
+    /// Does nothing lead to `target` because somebody wanted it so?
+    async fn is_pruned(&self, inventory: &Inventory, target: Txid) -> Result<bool, RestoreError> {
+        let gaps = self.reading.gaps(inventory).await.map_err(no_object)?;
+        let nearest = |gaps: &[Gap]| gaps.iter().map(|gap| gap.first).filter(|first| *first <= target).max();
+        let (pruned, lost) = (nearest(&gaps.pruned), nearest(&gaps.lost));
+        Ok(pruned.is_some() && pruned > lost)
     }
 
     /// The way to `target`: from the newest snapshot that leads there.
@@ -221,8 +234,9 @@ impl Planner {
                 break;
             }
         }
-        if self.broken.is_empty() && point != Point::Newest && !is_held(&history.all, target) {
-            return Err(self.inside_gap(&history.all, point, target).await);
+        let is_pruned = self.is_pruned(&history.all, target).await?;
+        if self.broken.is_empty() && point != Point::Newest && (is_pruned || !is_held(&history.all, target)) {
+            return Err(self.inside_gap(&history.all, point, target, is_pruned).await);
         }
         Err(self.damaged(&history.all).await)
     }
@@ -288,9 +302,13 @@ impl Planner {
         }
     }
 
-    async fn inside_gap(&self, inventory: &Inventory, point: Point, target: Txid) -> RestoreError {
+    async fn inside_gap(&self, inventory: &Inventory, point: Point, target: Txid, is_pruned: bool) -> RestoreError {
         let windows = self.windows(inventory).await;
-        no_such_point(inventory, &windows, "is inside a gap: segments are missing there", point, target)
+        let problem = match is_pruned {
+            true => "was pruned: no retention rule keeps it",
+            false => "is inside a gap: segments are missing there",
+        };
+        no_such_point(inventory, &windows, problem, point, target)
     }
 
     /// What is lost, and what is not.

@@ -18,9 +18,13 @@ type Hashes = HashMap<PartHash, Vec<u64>>;
 
 impl Verifier<'_> {
     pub(super) async fn parts(&mut self, inventory: &Inventory, snapshots: &[Known]) -> Result<(), RestoreError> {
-        let mut hashes = Hashes::new();
+        let (mut hashes, mut last_grid) = (Hashes::new(), None);
         for known in snapshots {
             let grid = known.manifest.grid();
+            if last_grid.replace(grid) != Some(grid) {
+                // The same content has other pages now.
+                hashes.clear();
+            }
             let mut needed: Vec<PartRef> = known.manifest.parts.clone();
             // Only what the snapshot before it shares with this one is kept, so that memory is bounded by one page map.
             let own: BTreeSet<PartHash> = needed.iter().map(|part| part.hash).collect();

@@ -16,6 +16,7 @@ mod history;
 mod hostile;
 mod list;
 mod points;
+mod prune;
 mod target;
 mod verify;
 
