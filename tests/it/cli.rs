@@ -9,8 +9,21 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 12] =
-    ["run", "restore", "list", "verify", "snapshot", "label", "sync", "status", "check", "demo", "completions", "man"];
+const COMMANDS: [&str; 13] = [
+    "run",
+    "restore",
+    "list",
+    "verify",
+    "prune",
+    "snapshot",
+    "label",
+    "sync",
+    "status",
+    "check",
+    "demo",
+    "completions",
+    "man",
+];
 
 /// Without the variables of whoever runs the tests.
 fn replicate<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
@@ -83,7 +96,7 @@ fn code_2_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     let config = in_folder(folder.path(), "c.yaml");
     std::fs::write(&config, "databases: [{path: a.db, sync-intervall: 1s}]").unwrap();
-    let cases: [&[&str]; 14] = [
+    let cases: [&[&str]; 17] = [
         &[],
         &["nonsense"],
         &["run"],
@@ -98,6 +111,9 @@ fn code_2_wrong_usage() {
         &["restore", "/x", "--if-missing", "--overwrite"],
         &["list", "/x", "--commits", "--segments"],
         &["verify", "/x", "--max-age", "5"],
+        &["prune", "/x"],
+        &["prune", "/x", "--keep-last", "0"],
+        &["prune", "/x", "--keep-last", "1", "--grace", "5"],
     ];
     for arguments in cases {
         let (out, err) = expect(2, arguments);

@@ -7,6 +7,7 @@ mod format;
 mod ledger;
 mod live;
 mod processes;
+mod prune;
 mod replicator;
 mod restore;
 mod s3_server;

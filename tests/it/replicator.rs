@@ -3,6 +3,7 @@
 mod crashes;
 mod fake;
 mod losses;
+mod pruning;
 mod real;
 mod resuming;
 mod rig;

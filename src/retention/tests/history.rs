@@ -104,19 +104,9 @@ fn generation(dice: &mut Dice, time: &mut u64) -> GenerationView {
         let last = (begin + dice.roll(6)).min(commits);
         segments.push(segment(0, begin, last, Term(1)));
     }
+    let begin = shipped.first().map_or(1, |s| s.first.0);
     for level in 1..=3u8 {
-        let width = [0, 4, 12, 30][usize::from(level)];
-        let mut first = shipped.first().map_or(1, |s| s.first.0);
-        while first <= commits && !dice.one_in(4) {
-            let last = (first + dice.roll(width)).min(commits);
-            segments.push(segment(level, first, last, term));
-            // Mostly joined, sometimes overlapping or with a hole.
-            first = match dice.roll(8) {
-                0 => last + 2,
-                1 => last.max(first + 1),
-                _ => last + 1,
-            };
-        }
+        segments.extend(ranges(dice, level, begin, commits).into_iter().map(|(f, l)| segment(level, f, l, term)));
     }
     // Some were lost, or pruned before.
     segments.retain(|_| !dice.one_in(40));
@@ -137,4 +127,20 @@ fn generation(dice: &mut Dice, time: &mut u64) -> GenerationView {
     let listing = objects.iter().map(|name| ObjectMeta { key: name.key(), size: 1 });
     let parts = parts.into_iter().map(|name| Listed { name, size: 1 }).collect();
     GenerationView { inventory: Inventory::new(generation, listing), parts, facts }
+}
+
+/// What a level holds: mostly joined, sometimes overlapping or with a hole.
+fn ranges(dice: &mut Dice, level: u8, mut first: u64, commits: u64) -> Vec<(u64, u64)> {
+    let width = [0, 4, 12, 30][usize::from(level)];
+    let mut ranges = Vec::new();
+    while first <= commits && !dice.one_in(4) {
+        let last = (first + dice.roll(width)).min(commits);
+        ranges.push((first, last));
+        first = match dice.roll(8) {
+            0 => last + 2,
+            1 => last.max(first + 1),
+            _ => last + 1,
+        };
+    }
+    ranges
 }

@@ -177,7 +177,7 @@ impl<'a> Model<'a> {
 fn unit_of(unit: usize, ms: u64) -> u64 {
     let days = ms / 86_400_000;
     let (mut year, mut rest) = (1970, days);
-    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
     while rest >= 365 + u64::from(leap(year)) {
         rest -= 365 + u64::from(leap(year));
         year += 1;
