@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::label::LabelError;
 use crate::position::{Generation, TimeMs};
 use crate::replica::{Marked, Replica, ReplicaError};
 use crate::restore::RestoreError;
@@ -61,13 +62,16 @@ pub struct Outcomes {
 pub enum PruneError {
     #[error(transparent)]
     Reading(#[from] RestoreError),
+    /// What a label asks for must be known before anything goes.
+    #[error(transparent)]
+    Label(#[from] LabelError),
     #[error(transparent)]
     Replica(#[from] ReplicaError),
 }
 
 /// One look: deletes what an old mark and the plan of now agree on, and marks the rest of what may go.
 pub async fn look(surveyor: &mut Surveyor, how: &Pruning<'_>) -> Result<(Plan, Outcomes), PruneError> {
-    let survey = surveyor.survey().await?;
+    let survey = surveyor.survey(how.now).await?;
     let plan = survey.plan(how, &BTreeSet::new());
     let mut outcomes = Outcomes::default();
     for (at, generation) in plan.generations.iter().enumerate() {

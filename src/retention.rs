@@ -45,6 +45,8 @@ pub struct GenerationView {
     pub parts: Vec<Listed<PartHash>>,
     /// Of every snapshot whose manifest can be read.
     pub facts: BTreeMap<SnapshotName, Facts>,
+    /// Commits whose labels ask for them to be kept.
+    pub named: BTreeSet<Txid>,
 }
 
 /// Why something stays or goes.
@@ -57,6 +59,7 @@ pub enum Reason {
     Calendar(Calendar),
     Min,
     LeadsIn,
+    Label,
     LeadsToSnapshot,
     Way,
     PartOfSnapshot,
@@ -94,7 +97,8 @@ impl fmt::Display for Reason {
             Reason::Calendar(unit) => return write!(f, "the newest of its {}", unit.unit()),
             Reason::Min => "one of keep-min",
             Reason::LeadsIn => "leads into a kept window",
-            Reason::LeadsToSnapshot => "makes a kept snapshot exact",
+            Reason::Label => "leads to a commit that has a label",
+            Reason::LeadsToSnapshot => "leads to a kept snapshot or label",
             Reason::Way => "on the way through a kept window",
             Reason::PartOfSnapshot => "part of a kept snapshot",
             Reason::Claim => "claim of a writer",
@@ -199,27 +203,38 @@ fn restorable(view: &GenerationView) -> Vec<SnapshotName> {
     names.filter(is_exact).collect()
 }
 
+/// The newest snapshot from which a commit can be restored.
+fn leading_to(view: &GenerationView, restorable: &[SnapshotName], txid: Txid) -> Option<SnapshotName> {
+    let leads = |name: &&SnapshotName| {
+        name.txid <= txid && view.facts.get(name).is_some_and(|facts| view.inventory.chain(facts.base, txid).is_ok())
+    };
+    restorable.iter().rev().find(leads).copied()
+}
+
 impl Planning<'_> {
     fn generation(&self, view: &GenerationView, restorable: &[SnapshotName]) -> GenerationPlan {
         let inventory = &view.inventory;
         let span = |window: Option<Duration>| span(view, restorable, before(self.anchor, window?));
         let exact = span(self.policy.commits);
         let within = span(self.policy.commits.max(self.policy.keep_within));
-        let snapshots = self.snapshots(view, restorable, [exact, within]);
+        let named: Vec<(SnapshotName, Txid)> =
+            view.named.iter().filter_map(|txid| Some((leading_to(view, restorable, *txid)?, *txid))).collect();
+        let snapshots = self.snapshots(view, restorable, [exact, within], &named);
         let stays = |name: &SnapshotName| snapshots.iter().any(|(s, reason)| s.name == *name && reason.keeps());
         let base = |name: &SnapshotName| view.facts.get(name).map(|facts| facts.base);
         let kept: Vec<SnapshotName> = inventory.snapshots.iter().map(|s| s.name).filter(stays).collect();
         let lowest_base = || restorable.iter().filter_map(base).min().unwrap_or(Txid::ZERO);
         let last = inventory.newest.map_or(Txid::ZERO, |moment| moment.txid);
-        let way = within.map(|span| span.leads.as_ref().and_then(base).unwrap_or_else(lowest_base));
+        let within = within.map(|span| span.leads.as_ref().and_then(base).unwrap_or_else(lowest_base));
         // The newest restorable point is the end of what follows the newest snapshot, whatever the policy.
         let is_newest = self.newest_restorable == Some(inventory.generation);
         // And a writer goes on from the newest segment, even where a snapshot says the same.
         let before_last = Txid(last.0.saturating_sub(1));
         let tail = restorable.last().and_then(base).filter(|_| is_newest).map(|base| base.min(before_last));
-        let floor = way.into_iter().chain(tail).min();
+        let floor = within.into_iter().chain(tail).min();
+        let way = |(name, end): (SnapshotName, Txid)| Some((base(&name)?, end));
         let needs = Needs {
-            snapshots: kept.iter().filter_map(|name| Some((base(name)?, name.txid))).collect(),
+            ends: kept.iter().map(|name| (*name, name.txid)).chain(named).filter_map(way).collect(),
             floor,
             exact_after: exact.map_or(last, |span| span.before),
         };
@@ -261,6 +276,7 @@ impl Planning<'_> {
         view: &GenerationView,
         restorable: &[SnapshotName],
         spans: [Option<Span>; 2],
+        named: &[(SnapshotName, Txid)],
     ) -> Vec<(Listed<SnapshotName>, Reason)> {
         let inventory = &view.inventory;
         let leads = |name: &SnapshotName| spans.iter().flatten().any(|span| span.leads == Some(*name));
@@ -269,6 +285,7 @@ impl Planning<'_> {
         let reason = |name: &SnapshotName| match self.kept.get(name) {
             Some(reason) => *reason,
             None if leads(name) => Reason::LeadsIn,
+            None if named.iter().any(|(leading, _)| leading == name) => Reason::Label,
             None if self.locked.contains(name) => Reason::Locked,
             None if !view.facts.contains_key(name) => Reason::Unreadable,
             None if newest == Some(*name) => Reason::Newest,

@@ -16,6 +16,7 @@ use crate::config::Environment;
 use crate::config::retention::{from_flags, show};
 use crate::config::units::{parse_duration, show_duration};
 use crate::error::{Error, ExitCode};
+use crate::label::LabelError;
 use crate::position::TimeMs;
 use crate::prune::{Outcomes, PruneError, Pruning, Surveyor, look};
 use crate::replica::ReplicaError;
@@ -83,7 +84,7 @@ pub async fn run(store: Arc<dyn Store>, options: &PruneOptions, out: &mut (dyn W
     let source = store.describe();
     let mut surveyor = Surveyor::new(store);
     let (plan, done) = match options.dry_run {
-        true => (surveyor.survey().await?.plan(&how, &BTreeSet::new()), None),
+        true => (surveyor.survey(how.now).await?.plan(&how, &BTreeSet::new()), None),
         false => {
             let (plan, mut done) = look(&mut surveyor, &how).await?;
             if options.grace.is_zero() && done.marked > 0 {
@@ -194,6 +195,11 @@ impl From<PruneError> for Error {
         match error {
             PruneError::Reading(error) => error.into(),
             PruneError::Replica(ReplicaError::Store(error)) => error.into(),
+            PruneError::Label(LabelError::Store(error)) => error.into(),
+            PruneError::Label(error) => {
+                Error::new(ExitCode::Damaged, format!("what a label keeps is unknown: {error}"))
+                    .next_step("put the object back, or remove it; nothing is pruned before")
+            }
             PruneError::Replica(error) => Error::new(ExitCode::Failed, error.to_string()).next_step("run it again"),
         }
     }

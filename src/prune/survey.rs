@@ -1,13 +1,15 @@
 //! What a replica holds, as retention needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
 use crate::inventory::{Inventory, Listed};
+use crate::label::Labels;
 use crate::layout::{ObjectName, SnapshotName};
-use crate::position::Generation;
+use crate::position::{Generation, TimeMs};
+use crate::prune::PruneError;
 use crate::restore::{Fault, Reading, RestoreError, no_object};
 use crate::retention::{Facts, GenerationView};
 use crate::store::{ObjectMeta, Store};
@@ -37,13 +39,23 @@ impl Surveyor {
         &self.reading
     }
 
-    pub async fn survey(&mut self) -> Result<Survey, RestoreError> {
+    /// `now` tells which labels still ask for their commits.
+    pub async fn survey(&mut self, now: TimeMs) -> Result<Survey, PruneError> {
         if self.reading.marker().await.map_err(no_object)?.is_none() {
-            return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
+            return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())).into());
         }
         let mut generations = Vec::new();
         for generation in self.reading.generations().await.map_err(no_object)? {
             generations.push(self.generation(generation).await?);
+        }
+        // As for spans of time: a clock that jumped ahead ends no label.
+        let newest = generations.iter().rev().find_map(|view| view.inventory.newest);
+        let now = newest.map_or(now, |newest| newest.time.min(now));
+        for label in Labels::new(self.reading.replica().store().clone()).all().await? {
+            let view = generations.iter_mut().find(|view| view.inventory.generation == label.commit.generation);
+            if let Some(view) = view.filter(|_| label.is_kept(now)) {
+                view.named.insert(label.commit.txid);
+            }
         }
         let is_there = |name: &SnapshotName| generations.iter().any(|view| view.facts.contains_key(name));
         self.known.retain(|name, _| is_there(name));
@@ -60,7 +72,7 @@ impl Surveyor {
         let parts = parts.into_iter().filter_map(part).collect();
         let inventory = self.reading.inventory(generation).await.map_err(no_object)?;
         let facts = self.facts(&inventory).await?;
-        Ok(GenerationView { inventory, parts, facts })
+        Ok(GenerationView { inventory, parts, facts, named: BTreeSet::new() })
     }
 
     async fn facts(&mut self, inventory: &Inventory) -> Result<BTreeMap<SnapshotName, Facts>, RestoreError> {

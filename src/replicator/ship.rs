@@ -222,14 +222,11 @@ impl Shipping {
         }
     }
 
-    /// When there is something to do although nothing was sealed.
+    /// When there is something to do although nothing was sealed. While one of them runs, its end wakes.
     fn next_due(&self) -> Option<Instant> {
-        if self.prunings.is_running() || self.snapshots.is_running() {
-            // The end of either wakes.
-            return None;
-        }
         let prune = self.prunings.due(self.shipped, self.snapshots.newest()).filter(|_| self.claimed.is_some());
-        self.snapshots.due(self.shipped).into_iter().chain(prune).min()
+        let is_busy = self.prunings.is_running() || self.snapshots.is_running();
+        self.snapshots.due(self.shipped).into_iter().chain(prune).min().filter(|_| !is_busy)
     }
 
     fn has_claimed(&self, generation: Generation) -> bool {

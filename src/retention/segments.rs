@@ -11,8 +11,8 @@ use crate::position::{Term, Txid};
 /// What a generation must still be able to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// Per kept snapshot: where its copy began, and its commit.
-    pub snapshots: Vec<(Txid, Txid)>,
+    /// Per kept snapshot and kept label: where the copy of the snapshot began, and the commit to be reached.
+    pub ends: Vec<(Txid, Txid)>,
     /// Everything after this commit is kept, but for what other segments hold too. `None`: nothing is.
     pub floor: Option<Txid>,
     /// Every commit after this one is kept one by one.
@@ -42,13 +42,13 @@ fn is_enough(all: &Inventory, rest: &Inventory, needs: &Needs) -> bool {
     let still = |base: Txid, target: Txid| all.chain(base, target).is_err() || rest.chain(base, target).is_ok();
     let newest = all.newest.map_or(Txid::ZERO, |moment| moment.txid);
     let first_exact = Txid(needs.exact_after.0.saturating_add(1)).min(newest);
-    needs.snapshots.iter().all(|&(base, txid)| still(base, txid))
+    needs.ends.iter().all(|&(base, txid)| still(base, txid))
         && needs.floor.is_none_or(|floor| rest.reach(floor) >= all.reach(floor) && still(floor, first_exact))
 }
 
 fn propose(inventory: &Inventory, needs: &Needs) -> Vec<(Listed<SegmentName>, Reason)> {
     let mut leading = BTreeSet::new();
-    for &(base, txid) in &needs.snapshots {
+    for &(base, txid) in &needs.ends {
         // Without a way there, nothing can be said of what it needs, and it is not among the restorable ones.
         leading.extend(inventory.chain(base, txid).into_iter().flatten().map(|s| s.name));
     }

@@ -126,7 +126,8 @@ fn generation(dice: &mut Dice, time: &mut u64) -> GenerationView {
     objects.extend(facts.keys().map(|name| ObjectName::Snapshot(*name)));
     let listing = objects.iter().map(|name| ObjectMeta { key: name.key(), size: 1 });
     let parts = parts.into_iter().map(|name| Listed { name, size: 1 }).collect();
-    GenerationView { inventory: Inventory::new(generation, listing), parts, facts }
+    let named = (0..dice.roll(3)).map(|_| Txid(1 + dice.roll(commits))).collect();
+    GenerationView { inventory: Inventory::new(generation, listing), parts, facts, named }
 }
 
 /// What a level holds: mostly joined, sometimes overlapping or with a hole.

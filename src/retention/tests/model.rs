@@ -131,6 +131,11 @@ impl<'a> Model<'a> {
             let own = self.all.iter().filter(|name| listed.contains(name) && name.txid <= before);
             kept.extend(own.max_by_key(|name| name.txid));
         }
+        for txid in &view.named {
+            let own = self.all.iter().filter(|name| listed.contains(name) && name.txid <= *txid);
+            let leading = own.filter(|name| reached(view, view.facts[name].base).contains(txid));
+            kept.extend(leading.max_by_key(|name| name.txid));
+        }
         // What cannot be made exact stays only where it is in a span of time.
         let longest = self.last_before(view, self.longest_start());
         let inexact = listed.iter().filter(|name| !self.all.contains(name));
@@ -154,6 +159,7 @@ impl<'a> Model<'a> {
         }
         let mut promised: BTreeSet<Txid> =
             self.snapshots(view).iter().filter(|name| self.all.contains(name)).map(|name| name.txid).collect();
+        promised.extend(view.named.intersection(&had));
         if let Some(before) = self.last_before(view, self.commits_start()) {
             promised.extend(had.iter().filter(|txid| **txid > before));
         }

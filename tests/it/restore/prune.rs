@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use replicate::commands::verify::{self, VerifyOptions};
 use replicate::error::ExitCode;
+use replicate::label::{Description, Labels, Named, Retain};
 use replicate::layout::ObjectName;
 use replicate::prune::{Outcomes, Pruning, Surveyor, look, spare};
 use replicate::replica::Replica;
@@ -339,4 +340,33 @@ async fn what_is_not_understood_stays() {
 
 async fn put_bytes(store: &MemoryStore, key: &Key, bytes: &'static [u8]) {
     store.put(key, Body::Bytes(bytes.into()), PutMode::Create).await.expect("put");
+}
+
+/// A commit that has a label stays restorable as long as the label asks for it, and goes when it was retired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loss_28_a_label_keeps_its_commit() {
+    let writer = history(421, 2, 40).await;
+    let store = store_of(&writer);
+    let policy = Policy { keep_last: Some(Count::Number(1)), ..Policy::default() };
+    let model = &writer.models[0];
+    let state = model.at(oldest(model).0 + 2);
+    let commit = Named { generation: model.generation, txid: state.commit.txid, time: state.commit.time };
+    let (labels, name) = (Labels::new(store.clone()), "before-migration".parse().expect("a name"));
+    let description = Description {
+        created_by: "ann".to_owned(),
+        ticket: None,
+        purpose: None,
+        description: None,
+        retain: Retain::Forever,
+    };
+    labels.create(&name, commit, TimeMs(writer.now), &description).await.expect("created");
+    prune(&store, &policy, writer.now).await;
+    let mut promised = promised(&writer, &policy);
+    promised.insert((0, state.commit.txid.0));
+    check(&store, &writer, &promised, "with a label").await;
+    assert_sound(&store, true, "with a label").await;
+    labels.retire(&name, TimeMs(writer.now), "bob").await.expect("retired");
+    prune(&store, &policy, writer.now + 9 * HOUR_MS).await;
+    let first = format!("{}/", model.generation);
+    assert!(!keys(&*store).await.iter().any(|key| key.as_str().starts_with(&first)));
 }
