@@ -119,6 +119,14 @@ impl Waiting {
         }
     }
 
+    /// The replica was listed again. What was shipped since then stays.
+    pub fn refresh(&mut self, inventory: &Inventory) {
+        let newest = inventory.segments.iter().map(|segment| segment.name.last).max().unwrap_or(Txid::ZERO);
+        let shipped = std::mem::take(&mut self.segments[0]).split_off(&Txid(newest.0.saturating_add(1)));
+        *self = Waiting::new(inventory);
+        shipped.into_values().for_each(|segment| self.add(segment));
+    }
+
     /// What is to be done next, if anything.
     pub fn plan(&self, now: TimeMs, policy: &Policy) -> Option<Job> {
         let join = || {

@@ -8,6 +8,7 @@
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
+//! | `maintain.rs`, `compact.rs` | compaction in one replica: when, and one job |
 //! | `shared.rs` | what they share |
 //! | `shipped.rs` | a note of what a replica has, for `verify` |
 
@@ -24,6 +25,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::compaction::Policy;
 use crate::engine::choice::Choice;
 use crate::replica::Replica;
 use crate::spool::{Disk, Spool};
@@ -33,8 +35,10 @@ use crate::store::Store;
 mod attach;
 mod begin;
 mod capture;
+mod compact;
 mod copy;
 mod handle;
+mod maintain;
 mod pace;
 mod rebuild;
 pub mod resume;
@@ -65,6 +69,8 @@ pub struct Settings {
     pub snapshot_interval: Duration,
     /// Bytes of segments that may wait for a replica.
     pub spool_limit: u64,
+    /// When segments become fewer.
+    pub compaction: Policy,
     /// While something is shipped, another writer's claim is noticed within this time.
     pub fence_interval: Duration,
 }
@@ -83,6 +89,7 @@ impl Settings {
             poll_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(24 * 60 * 60),
             spool_limit: 10 * 1024 * 1024 * 1024,
+            compaction: Policy::default(),
             fence_interval: Duration::from_secs(30),
         }
     }

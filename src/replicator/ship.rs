@@ -8,11 +8,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Final;
+use super::maintain::Compactions;
 use super::rebuild;
 use super::resume::{Contact, End, Relation, relate};
 use super::shared::{Backoff, Command, Course, Shared};
 use super::shipped::ShippedNote;
 use super::snapshot::Snapshots;
+use crate::inventory::Listed;
+use crate::layout::Level;
 use crate::position::{Generation, Term, Txid};
 use crate::replica::{Claim, Replica, ReplicaError};
 use crate::spool::Object;
@@ -31,6 +34,7 @@ pub(super) struct Shipping {
     dead: Option<(Generation, Term)>,
     checked_at: Instant,
     snapshots: Snapshots,
+    compactions: Compactions,
     note: ShippedNote,
 }
 
@@ -101,6 +105,7 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
     }
     let mut shipping = Shipping {
         snapshots: Snapshots::new(shared.clone(), index, &course, &contact),
+        compactions: Compactions::new(shared.clone(), index, &course, &contact),
         shared: shared.clone(),
         replica: replica.clone(),
         index,
@@ -159,7 +164,10 @@ impl Shipping {
             Some(end) if relation != Relation::Fresh || connects(&end) => self.shipped = end.place,
             _ => self.shipped = self.beginning(),
         }
-        if let Some(written) = contact.inventory.iter().flat_map(|i| &i.segments).map(|listed| listed.name.term).max() {
+        // What was compacted carries the term of who compacted it, and says nothing of who captured.
+        let as_shipped =
+            contact.inventory.iter().flat_map(|i| &i.segments).filter(|listed| listed.name.level == Level(0));
+        if let Some(written) = as_shipped.map(|listed| listed.name.term).max() {
             // A lower term than one that was written with is dead; the same one is ours.
             self.dead = contact.generation().zip(written.0.checked_sub(1).map(Term));
         }
@@ -194,17 +202,22 @@ impl Shipping {
             while let Some(object) = self.next() {
                 self.ship(&object).await?;
             }
-            if self.snapshots.is_due(self.shipped) && !self.has_claimed(self.course.generation) {
+            let is_work_due = self.snapshots.is_due(self.shipped) || self.compactions.is_due();
+            if is_work_due && !self.has_claimed(self.course.generation) {
                 let term = Term(self.course.term.load(Ordering::Acquire));
                 self.claim(self.course.generation, term, None).await?;
             }
             self.note.now_and_then(self.shipped);
+            if let Some(broken) = self.compactions.advance(self.claimed)? {
+                self.snapshots.skip_to(broken);
+            }
             self.snapshots.advance(self.shipped)?;
-            let due = self.snapshots.due(self.shipped);
+            let due = [self.snapshots.due(self.shipped), self.compactions.due()].into_iter().flatten().min();
             let asked = &self.shared.asked[self.index];
             tokio::select! {
                 changed = sealed.changed() => if changed.is_err() { return Ok(()) },
                 () = self.snapshots.finished() => {}
+                () = self.compactions.finished() => {}
                 () = asked.notified() => self.snapshots.need(),
                 () = sleep_until(due) => {}
             }
@@ -219,6 +232,7 @@ impl Shipping {
         let course = self.shared.course.borrow().clone();
         if let Some(course) = course.filter(|course| course.generation != self.course.generation) {
             self.snapshots.set_course(&course);
+            self.compactions.set_course(&course);
             self.course = course;
         }
     }
@@ -285,6 +299,7 @@ impl Shipping {
             }
         }
         self.shared.status.replica(self.index, |replica| replica.state = ReplicaState::Connected);
+        self.compactions.shipped(Listed { name: object.name, size: object.len });
         self.move_to(object.last(), object.len);
         Ok(())
     }
