@@ -25,7 +25,7 @@ mod overlay;
 mod write;
 
 pub use input::Input;
-pub use write::{Compacted, CompactionError, Order, compact, is_same};
+pub use write::{Compacted, CompactionError, Order, compact};
 
 /// Segments that one job takes at most: each is a file in the state directory while it runs.
 const MAX_INPUTS: usize = 1024;

@@ -102,9 +102,9 @@ impl Inventory {
     }
 
     /// Readers ignore what a dead term wrote: a segment of a lower term that ends at or after the first commit of a higher
-    /// term at the same level or below it, and a snapshot of a lower term at or after the first commit shipped by a higher one.
+    /// term at the same level, or at or after the first commit that a higher term shipped; and a snapshot likewise.
     ///
-    /// A higher level says nothing of a lower one: a new writer joins and merges what the ones before it have shipped.
+    /// Other levels say nothing of each other: a new writer joins and merges what the ones before it have shipped.
     fn bury_dead_terms(&mut self) {
         let mut begins: BTreeMap<(Level, Term), Txid> = BTreeMap::new();
         for Listed { name, .. } in &self.segments {
@@ -112,7 +112,9 @@ impl Inventory {
             *begin = (*begin).min(name.first);
         }
         let taken_over = |level: Level, term: Term, last: Txid| {
-            begins.iter().any(|(&(of, higher), &begin)| of <= level && higher > term && begin <= last)
+            begins
+                .iter()
+                .any(|(&(of, higher), &begin)| (of == level || of == Level(0)) && higher > term && begin <= last)
         };
         let is_dead = |s: &Listed<SegmentName>| taken_over(s.name.level, s.name.term, s.name.last);
         (self.dead_segments, self.segments) = self.segments.iter().copied().partition(is_dead);

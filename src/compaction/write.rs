@@ -294,9 +294,3 @@ fn prove(mut file: impl SegmentFile, expected: &Expected<'_>) -> Result<Index, C
     }
     Ok(index)
 }
-
-/// Does an object that is there already under the name of `ours` say the same?
-pub fn is_same(ours: &Index, theirs: &Index) -> bool {
-    let commits = |index: &Index| index.commits.iter().map(|entry| entry.commit.clone()).collect::<Vec<_>>();
-    ours.header == theirs.header && ours.position == theirs.position && commits(ours) == commits(theirs)
-}

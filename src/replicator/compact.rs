@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::Final;
 use super::shared::Shared;
-use crate::compaction::{Compacted, CompactionError, Input, Job, Order, compact, is_same};
+use crate::compaction::{Compacted, CompactionError, Input, Job, Order, compact};
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{ObjectName, SegmentName};
 use crate::position::{Generation, Term, Txid};
@@ -205,25 +205,12 @@ impl Work {
             let (term, replica) = (newest.map_or(0, |term| term.0), self.replica.describe());
             return Err(Problem::Final(Final::Fenced(format!("another writer claimed term {term} of {replica}"))));
         }
-        let size = match self.replica.put_segment(segment.name, path, segment.size).await {
-            Ok(()) => segment.size,
-            // Ours from an earlier attempt may be cut into other blocks: what counts is that it says the same.
-            Err(ReplicaError::Conflict { name }) => self.size_of(&name).await?,
-            Err(error) => return Err(error.into()),
-        };
-        let index = self.replica.read_index(Listed { name: segment.name, size }).await?;
-        if is_same(&compacted.index, &index) {
+        // One that is there already with other bytes is not ours: what one process makes of the same segments is the same.
+        self.replica.put_segment(segment.name, path, segment.size).await?;
+        if self.replica.read_index(segment).await? == compacted.index {
             return Ok(());
         }
-        let key = ObjectName::Segment(segment.name).key();
-        let other = "another writer is at work in this replica";
-        Err(Problem::Failed(format!("{key} exists and holds something else: {other}")))
-    }
-
-    async fn size_of(&self, key: &str) -> Result<u64, Problem> {
-        let listing = self.replica.store().list(key, None).await.map_err(ReplicaError::from)?;
-        let found = listing.iter().find(|object| object.key.as_str() == key);
-        Ok(found.ok_or_else(|| Problem::Failed(format!("{key} exists and is not listed")))?.size)
+        Err(Problem::Failed(format!("{} is not as it was put", ObjectName::Segment(segment.name).key())))
     }
 
     /// An input cannot be read: is it still needed, and is there a snapshot that does without it?

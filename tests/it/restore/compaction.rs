@@ -152,3 +152,76 @@ async fn compacted_histories_restore_exactly() {
     }
     assert!(points > 1000, "{points}");
 }
+
+/// Bytes of memory that this process took at most.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+}
+
+/// Prints what a large join and a large merge take: 64 segments of 1,000 commits, each of which changes 40 runs of bytes in a
+/// database of 1 GiB, and 64 segments of 16 MiB that do not compress.
+#[test]
+#[ignore = "a measurement"]
+fn measure_large_jobs() {
+    use replicate::engine::EngineKind;
+    use replicate::extent::{Extent, FileId, PageGrid};
+    use replicate::position::{Commit, CommitKind, Lengths};
+    use replicate::segment::{Codec, SegmentHeader, SegmentWriter};
+    let grid = PageGrid::new(0, 4096).expect("a grid");
+    let lengths = Lengths { main: 1 << 30, wal: 0 };
+    for (what, commits, runs, length) in [("sparse", 1000u64, 40u64, 60usize), ("bulk", 16, 256, 4096)] {
+        let folder = tempfile::tempdir().expect("a directory");
+        let mut random = Random(1);
+        let inputs: Vec<Input> = (0..64u64)
+            .map(|number| {
+                let path = folder.path().join(number.to_string());
+                let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).expect("made");
+                let first = Txid(number * commits + 1);
+                let (generation, term, engine) = (Generation(1), Term(1), EngineKind::Sqlite);
+                let header = SegmentHeader {
+                    generation,
+                    term,
+                    engine,
+                    level: Level(0),
+                    grid,
+                    first,
+                    checksum_before: first.0 - 1,
+                };
+                let mut writer = SegmentWriter::new(file, header, Codec::for_deltas()).expect("a writer");
+                for txid in first.0..first.0 + commits {
+                    writer.begin_transaction().expect("begin");
+                    for _ in 0..runs {
+                        let data: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+                        let page = random.below((1 << 30) / 4096);
+                        let within = random.below(4096 - length as u64 + 1);
+                        writer.page(page, random.next()).expect("page");
+                        let extent = Extent { file: FileId::Main, offset: page * 4096 + within, data: &data[..length] };
+                        writer.extent(extent).expect("extent");
+                    }
+                    let time = TimeMs(txid);
+                    let (txid, kind, checksum) = (Txid(txid), CommitKind::Captured, txid);
+                    writer.commit(&Commit { txid, time, lengths, checksum, kind, grid }, &[]).expect("commit");
+                }
+                let summary = writer.finish().expect("finished");
+                Input { segment: Listed { name: summary.name, size: summary.len }, path }
+            })
+            .collect();
+        let read: u64 = inputs.iter().map(|input| input.segment.size).sum();
+        for level in [1, 2] {
+            let path = folder.path().join(format!("out{level}"));
+            let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).expect("made");
+            let before = std::time::Instant::now();
+            let order = Order { level: Level(level), term: Term(1) };
+            let done = compact(order, &inputs, file, &|| false).expect("compacted");
+            println!(
+                "{what}, level {level}: {} MiB in, {} MiB out, {:.1} s, peak memory of the process {} MiB",
+                read >> 20,
+                done.segment.size >> 20,
+                before.elapsed().as_secs_f64(),
+                peak_memory() >> 20
+            );
+        }
+    }
+}
