@@ -12,6 +12,9 @@ use crate::store::ObjectMeta;
 /// The highest level that still holds every commit by itself; above it only the last commit of a segment is a point.
 pub const EVERY_COMMIT: Level = Level(1);
 
+/// What one more object costs on the way of a restore, in bytes that could be fetched in the same time.
+const REQUEST_COST_BYTES: u64 = 256 * 1024;
+
 /// A name with the size that the listing gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed<N> {
@@ -100,7 +103,9 @@ impl Inventory {
     }
 
     /// Readers ignore what a dead term wrote: a segment of a lower term that ends at or after the first commit of a higher
-    /// term at the same level, and a snapshot of a lower term at or after the first commit shipped by a higher one.
+    /// term at the same level, or at or after the first commit that a higher term shipped; and a snapshot likewise.
+    ///
+    /// Other levels say nothing of each other: a new writer joins and merges what the ones before it have shipped.
     fn bury_dead_terms(&mut self) {
         let mut begins: BTreeMap<(Level, Term), Txid> = BTreeMap::new();
         for Listed { name, .. } in &self.segments {
@@ -108,7 +113,9 @@ impl Inventory {
             *begin = (*begin).min(name.first);
         }
         let taken_over = |level: Level, term: Term, last: Txid| {
-            begins.iter().any(|(&(of, higher), &begin)| of == level && higher > term && begin <= last)
+            begins
+                .iter()
+                .any(|(&(of, higher), &begin)| (of == level || of == Level(0)) && higher > term && begin <= last)
         };
         let is_dead = |s: &Listed<SegmentName>| taken_over(s.name.level, s.name.term, s.name.last);
         (self.dead_segments, self.segments) = self.segments.iter().copied().partition(is_dead);
@@ -137,12 +144,30 @@ impl Inventory {
 
     /// The segments that lead from just after `base` to `target`, each joined to the one before it, or the gap that
     /// prevents it. Empty when `base` is `target`.
+    ///
+    /// Merged segments make the way short. Where those of a level do not fit together, or a day is merged of which only the
+    /// end is needed, lower levels may be the better way: of the ways up to each level, the one with the least to fetch.
     pub fn chain(&self, base: Txid, target: Txid) -> Result<Vec<Listed<SegmentName>>, Gap> {
-        // Merged segments make the way short. Where they do not fit together, those that hold every commit may.
-        self.chain_within(base, target, Level::MAX).or_else(|gap| {
-            self.chain_within(base, target, EVERY_COMMIT)
-                .map_err(|other| if other.first > gap.first { other } else { gap })
-        })
+        let mut best: Option<(u64, Vec<Listed<SegmentName>>)> = None;
+        let mut furthest: Option<Gap> = None;
+        for highest in (EVERY_COMMIT.0..=Level::MAX.0).rev() {
+            match self.chain_within(base, target, Level(highest)) {
+                Ok(chain) => {
+                    let cost =
+                        chain.iter().map(|s| s.size.saturating_add(REQUEST_COST_BYTES)).fold(0, u64::saturating_add);
+                    if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                        best = Some((cost, chain));
+                    }
+                }
+                Err(gap) if furthest.is_none_or(|other| gap.first > other.first) => furthest = Some(gap),
+                Err(_) => {}
+            }
+        }
+        match (best, furthest) {
+            (Some((_, chain)), _) => Ok(chain),
+            (None, Some(gap)) => Err(gap),
+            (None, None) => Ok(Vec::new()),
+        }
     }
 
     fn chain_within(&self, base: Txid, target: Txid, highest: Level) -> Result<Vec<Listed<SegmentName>>, Gap> {

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod segment;
 pub mod store;
 // 2: history
+pub mod compaction;
 pub mod inventory;
 pub mod label;
 pub mod replica;

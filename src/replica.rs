@@ -310,9 +310,14 @@ impl Replica {
     }
 }
 
-/// The newest commit that a generation's segments hold and that a resuming writer continues from.
+/// The newest commit that a generation's segments hold and that a resuming writer continues from; of several that end there
+/// the one as shipped, because its term is that of who captured it.
 pub fn newest_segment(inventory: &Inventory) -> Option<Listed<SegmentName>> {
-    inventory.segments.iter().copied().max_by_key(|listed| (listed.name.last, listed.name.term, listed.name.first))
+    let newest = |listed: &Listed<SegmentName>| {
+        let name = listed.name;
+        (name.last, std::cmp::Reverse(name.level), name.term, name.first)
+    };
+    inventory.segments.iter().copied().max_by_key(newest)
 }
 
 /// The newest snapshot at or before `txid`.

@@ -9,6 +9,7 @@
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
 //! | `prune.rs` | what its retention deletes |
+//! | `maintain.rs`, `compact.rs` | compaction in one replica: when, and one job |
 //! | `shared.rs` | what they share |
 //! | `shipped.rs` | a note of what a replica has, for `verify` |
 
@@ -25,6 +26,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::compaction;
 use crate::engine::choice::Choice;
 use crate::prune::GRACE;
 use crate::replica::Replica;
@@ -36,8 +38,10 @@ use crate::store::Store;
 mod attach;
 mod begin;
 mod capture;
+mod compact;
 mod copy;
 mod handle;
+mod maintain;
 mod pace;
 mod prune;
 mod rebuild;
@@ -75,6 +79,8 @@ pub struct Settings {
     pub prune_interval: Duration,
     /// Between the moment when something is marked and the one when it is deleted.
     pub prune_grace: Duration,
+    /// When segments become fewer.
+    pub compaction: compaction::Policy,
     /// While something is shipped, another writer's claim is noticed within this time.
     pub fence_interval: Duration,
 }
@@ -96,6 +102,7 @@ impl Settings {
             retention: Vec::new(),
             prune_interval: Duration::from_secs(60 * 60),
             prune_grace: GRACE,
+            compaction: compaction::Policy::default(),
             fence_interval: Duration::from_secs(30),
         }
     }

@@ -7,6 +7,8 @@
 //! | `lock` | locked by the one process that works here |
 //! | `open.seg` | the segment being written (`open.rs`) |
 //! | `spool/<name as in the store>` | finished segments that are not in every replica, or not in the page map yet |
+//! | `recent/` | the newest segments that every replica has, for compaction (`recent.rs`) |
+//! | `compact/` | what a compaction works with; nothing between two of them |
 //! | `pagemap` | the page map as of one finished segment (`pagemap.rs`) |
 //! | `term` | the last term that was claimed from here |
 //!
@@ -22,13 +24,15 @@ use crate::layout::{ObjectName, SegmentName};
 use crate::position::{TimeMs, Txid};
 use crate::segment::{Index, SegmentError};
 use crate::status::{Place, Status};
+use recent::Recent;
 
 pub mod disk;
 mod open;
 mod pagemap;
+mod recent;
 mod roll;
 
-pub use disk::Disk;
+pub use disk::{Disk, DiskFile};
 pub use open::{OpenSegment, Origin};
 pub use pagemap::{Changes, PageMapFile, ResumePoint, roll_forward};
 pub use roll::{apply_block, apply_file};
@@ -86,6 +90,7 @@ pub struct Spool {
     disk: Disk,
     limit_bytes: u64,
     status: Status,
+    recent: Recent,
     inner: Mutex<Inner>,
 }
 
@@ -94,6 +99,7 @@ impl Spool {
     pub fn open(state_dir: &Path, limit_bytes: u64, replicas: usize, disk: Disk, status: Status) -> io::Result<Spool> {
         disk.create_dirs(&state_dir.join("spool"))?;
         let spool = Spool {
+            recent: Recent::open(state_dir.join("recent"), limit_bytes, disk.clone())?,
             state_dir: state_dir.to_owned(),
             disk,
             limit_bytes,
@@ -228,6 +234,7 @@ impl Spool {
     pub fn forget_shipped(&self) {
         let everywhere = self.lock().shipped.iter().flatten().min().copied().unwrap_or(Place::ZERO);
         self.remove_until(everywhere, 0);
+        self.recent.shrink(0);
     }
 
     /// Makes room at the cost of replicas that lag: removes what at least one replica has, oldest first. The others
@@ -238,6 +245,10 @@ impl Spool {
         let until = somewhere.min(inner.in_page_map);
         drop(inner);
         let removed = self.remove_until(until, self.limit_bytes / 10 * 9);
+        if self.used_bytes() > self.limit_bytes / 10 * 9 {
+            // Every byte counts now.
+            self.recent.shrink(0);
+        }
         if removed > 0 {
             tracing::warn!(
                 removed,
@@ -261,7 +272,7 @@ impl Spool {
             inner.object_bytes -= object.len;
             drop(inner);
             removed += 1;
-            if let Err(error) = self.disk.remove(&object.path) {
+            if let Err(error) = self.recent.keep(object.name, &object.path, object.len) {
                 // It is taken in again at the next start and shipped again, which is harmless.
                 tracing::warn!(path = %object.path.display(), "cannot remove a shipped segment from the spool: {error}");
                 self.status.error("spool", format!("{}: {error}", object.path.display()));
@@ -271,6 +282,16 @@ impl Spool {
             self.report();
         }
         removed
+    }
+
+    /// Files that may hold this segment: one that is not shipped everywhere yet, and one that was kept.
+    pub fn copies(&self, name: &SegmentName) -> [PathBuf; 2] {
+        [self.path(name), self.recent.path(name)]
+    }
+
+    /// Keeps a file of ours for a compaction to come, or removes it.
+    pub fn keep_recent(&self, name: SegmentName, path: &Path, len: u64) -> io::Result<()> {
+        self.recent.keep(name, path, len)
     }
 
     /// Removes segments that contradict what the replicas hold: everything behind `place`.

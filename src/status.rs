@@ -101,6 +101,7 @@ impl Status {
             snapshot: None,
             snapshot_progress: None,
             snapshot_duration: None,
+            compacted: [(0, Txid::ZERO); 3],
             capture_to_store: Histogram::default(),
         });
         let now = StatusSnapshot {

@@ -49,6 +49,50 @@ fn chains_and_gaps() {
     assert_eq!(inventory.windows(|s| Some(Txid(s.txid.0.saturating_sub(4).max(1)))), [window(1, 6)]);
 }
 
+/// A writer that was replaced is ignored at every level from where its successor has shipped on; what the successor made of
+/// older segments buries nothing.
+#[test]
+fn dead_terms_are_dead_at_every_level() {
+    let objects = [
+        segment(0, 2, 5, 1),
+        segment(0, 6, 9, 1),
+        segment(1, 2, 5, 1),
+        segment(1, 6, 9, 1),
+        segment(2, 2, 9, 1),
+        segment(0, 8, 8, 2),
+        segment(1, 2, 7, 2),
+        snapshot(1, 1),
+    ];
+    let inventory = Inventory::new(G, objects);
+    let dead: Vec<_> =
+        inventory.dead_segments.iter().map(|s| (s.name.level.0, s.name.first.0, s.name.last.0)).collect();
+    assert_eq!(dead, [(0, 6, 9), (1, 2, 5), (1, 6, 9), (2, 2, 9)]);
+    assert_eq!(ranges(&inventory.chain(Txid(1), Txid(8)).expect("joined")), [(2, 7), (8, 8)]);
+}
+
+/// Of several ways the one with the least to fetch is taken: a day of which only the end is needed is passed by.
+#[test]
+fn the_shortest_way_is_taken() {
+    let sized = |object: ObjectMeta, size| ObjectMeta { size, ..object };
+    let large = 100 * REQUEST_COST_BYTES;
+    let objects = [
+        snapshot(1, 1),
+        sized(segment(3, 2, 100, 1), large),
+        segment(2, 2, 50, 1),
+        segment(2, 51, 90, 1),
+        segment(2, 91, 100, 1),
+        segment(1, 91, 95, 1),
+        segment(1, 96, 100, 1),
+    ];
+    let inventory = Inventory::new(G, objects);
+    assert_eq!(ranges(&inventory.chain(Txid(92), Txid(100)).expect("the end")), [(91, 100)]);
+    assert_eq!(inventory.chain(Txid(1), Txid(100)).expect("all").len(), 3);
+    assert_eq!(ranges(&inventory.chain(Txid(1), Txid(95)).expect("a part")), [(2, 50), (51, 90), (91, 95)]);
+    let lost = [ObjectName::Segment(inventory.segments.iter().find(|s| s.name.first == Txid(51)).expect("one").name)];
+    let without = inventory.without(&lost.into());
+    assert_eq!(ranges(&without.chain(Txid(1), Txid(100)).expect("the day still leads there")), [(2, 100)]);
+}
+
 /// Merged segments make the way short but are never stopped in.
 #[test]
 fn merged_segments_are_used_whole() {

@@ -39,6 +39,8 @@ pub(super) struct Prunings {
     made: BTreeMap<Key, Instant>,
     /// Something that was marked may be ripe then, or a look failed.
     again: Option<Instant>,
+    /// What was deleted and not told yet.
+    deleted: BTreeSet<Key>,
 }
 
 impl Prunings {
@@ -55,7 +57,13 @@ impl Prunings {
             looked_on: (shipped, newest),
             made: BTreeMap::new(),
             again: None,
+            deleted: BTreeSet::new(),
         }
+    }
+
+    /// What was deleted since the last call.
+    pub fn take_deleted(&mut self) -> BTreeSet<Key> {
+        std::mem::take(&mut self.deleted)
     }
 
     pub fn is_running(&self) -> bool {
@@ -107,6 +115,7 @@ impl Prunings {
             Err(error) => return self.failed(&error),
         };
         let replica = self.shared.replicas[self.index].describe();
+        self.deleted.extend(outcomes.deleted.iter().cloned());
         if !outcomes.deleted.is_empty() {
             let (objects, bytes) = (outcomes.deleted.len(), outcomes.deleted_bytes);
             tracing::info!(replica, objects, bytes, "pruned what no retention rule keeps");

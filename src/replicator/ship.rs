@@ -8,16 +8,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Final;
+use super::maintain::Compactions;
 use super::prune::Prunings;
 use super::rebuild;
 use super::resume::{Contact, End, Relation, relate};
 use super::shared::{Backoff, Command, Course, Shared};
 use super::shipped::ShippedNote;
 use super::snapshot::Snapshots;
+use crate::inventory::Listed;
+use crate::layout::Level;
 use crate::position::{Generation, Term, Txid};
-use crate::replica::{Claim, Replica, ReplicaError};
+use crate::replica::{Replica, ReplicaError};
 use crate::spool::Object;
 use crate::status::{GapRecord, Place, ReplicaState, State};
+
+mod claim;
 
 pub(super) struct Shipping {
     shared: Arc<Shared>,
@@ -33,6 +38,7 @@ pub(super) struct Shipping {
     checked_at: Instant,
     snapshots: Snapshots,
     prunings: Prunings,
+    compactions: Compactions,
     note: ShippedNote,
 }
 
@@ -104,6 +110,7 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
     let snapshots = Snapshots::new(shared.clone(), index, &course, &contact);
     let mut shipping = Shipping {
         prunings: Prunings::new(shared.clone(), index, contact.place().unwrap_or(Place::ZERO), snapshots.newest()),
+        compactions: Compactions::new(shared.clone(), index, &course, &contact),
         snapshots,
         shared: shared.clone(),
         replica: replica.clone(),
@@ -163,7 +170,10 @@ impl Shipping {
             Some(end) if relation != Relation::Fresh || connects(&end) => self.shipped = end.place,
             _ => self.shipped = self.beginning(),
         }
-        if let Some(written) = contact.inventory.iter().flat_map(|i| &i.segments).map(|listed| listed.name.term).max() {
+        // What was compacted carries the term of who compacted it, and says nothing of who captured.
+        let as_shipped =
+            contact.inventory.iter().flat_map(|i| &i.segments).filter(|listed| listed.name.level == Level(0));
+        if let Some(written) = as_shipped.map(|listed| listed.name.term).max() {
             // A lower term than one that was written with is dead; the same one is ours.
             self.dead = contact.generation().zip(written.0.checked_sub(1).map(Term));
         }
@@ -198,11 +208,17 @@ impl Shipping {
             while let Some(object) = self.next() {
                 self.ship(&object).await?;
             }
-            if self.snapshots.is_due(self.shipped) && !self.has_claimed(self.course.generation) {
+            let is_work_due = self.snapshots.is_due(self.shipped) || self.compactions.is_due();
+            if is_work_due && !self.has_claimed(self.course.generation) {
                 let term = Term(self.course.term.load(Ordering::Acquire));
                 self.claim(self.course.generation, term, None).await?;
             }
             self.note.now_and_then(self.shipped);
+            if let Some(broken) = self.compactions.advance(self.claimed)? {
+                self.snapshots.skip_to(broken);
+            }
+            let deleted = self.prunings.take_deleted();
+            self.compactions.pruned(&deleted);
             // One after the other: a snapshot relies on parts that it finds in the replica.
             if !self.prunings.is_running() {
                 self.snapshots.advance(self.shipped)?;
@@ -210,11 +226,12 @@ impl Shipping {
             if !self.snapshots.is_running() && self.claimed.is_some() {
                 self.prunings.advance(self.shipped, self.snapshots.newest());
             }
-            let due = self.next_due();
+            let due = [self.next_due(), self.compactions.due()].into_iter().flatten().min();
             let asked = &self.shared.asked[self.index];
             tokio::select! {
                 changed = sealed.changed() => if changed.is_err() { return Ok(()) },
                 () = self.snapshots.finished() => {}
+                () = self.compactions.finished() => {}
                 () = self.prunings.finished() => {}
                 () = asked.notified() => self.snapshots.need(),
                 () = sleep_until(due) => {}
@@ -237,6 +254,7 @@ impl Shipping {
         let course = self.shared.course.borrow().clone();
         if let Some(course) = course.filter(|course| course.generation != self.course.generation) {
             self.snapshots.set_course(&course);
+            self.compactions.set_course(&course);
             self.course = course;
         }
     }
@@ -303,91 +321,9 @@ impl Shipping {
             }
         }
         self.shared.status.replica(self.index, |replica| replica.state = ReplicaState::Connected);
+        self.compactions.shipped(Listed { name: object.name, size: object.len });
         self.move_to(object.last(), object.len);
         Ok(())
-    }
-
-    /// Claims a term, at least `at_least`, and above `known`, what was seen there before.
-    async fn claim(&mut self, generation: Generation, at_least: Term, known: Option<Term>) -> Result<(), Final> {
-        let mut backoff = new_backoff();
-        loop {
-            match self.try_claim(generation, at_least, known).await? {
-                Ok(()) => return Ok(()),
-                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
-            }
-        }
-    }
-
-    async fn try_claim(
-        &mut self,
-        generation: Generation,
-        at_least: Term,
-        known: Option<Term>,
-    ) -> Result<Result<(), ReplicaError>, Final> {
-        let newest = match self.marked_terms(generation).await {
-            Ok(terms) => terms.last().copied().max(known),
-            Err(error) => return Ok(Err(error)),
-        };
-        let mut term = at_least.max(Term(self.course_term(generation)));
-        let ours = self.claimed.filter(|&(of, _)| of == generation).map(|(_, term)| term);
-        if ours.is_some_and(|ours| newest > Some(ours)) {
-            return Err(self.fenced(newest));
-        }
-        if let Some(newest) = newest.filter(|&newest| newest >= term && ours.is_none()) {
-            // Claimed by somebody whom we did not know of when the term was chosen. A higher one wins, and what was
-            // sealed under ours until now must not mix with what they wrote.
-            self.dead = Some((generation, newest));
-            term = newest.next().ok_or_else(|| Final::Refused("every term was claimed".to_owned()))?;
-        }
-        let claim = Claim { writer: self.shared.writer.clone(), claimed_ms: (self.shared.clock)().0 };
-        match self.replica.claim(generation, term, &claim).await {
-            Ok(true) => {}
-            Ok(false) => return Err(self.fenced(Some(term))),
-            Err(error) => return Ok(Err(error)),
-        }
-        if generation == self.course.generation {
-            self.course.term.fetch_max(term.0, Ordering::AcqRel);
-        }
-        (self.claimed, self.checked_at) = (Some((generation, term)), Instant::now());
-        Ok(Ok(()))
-    }
-
-    async fn marked_terms(&self, generation: Generation) -> Result<Vec<Term>, ReplicaError> {
-        let name = self.shared.settings.path.file_name().unwrap_or_default().to_string_lossy();
-        self.replica.ensure_marker(self.course.engine, &name).await?;
-        self.replica.terms(generation).await
-    }
-
-    fn course_term(&self, generation: Generation) -> u32 {
-        if generation == self.course.generation { self.course.term.load(Ordering::Acquire) } else { 0 }
-    }
-
-    /// Has another writer taken over?
-    async fn check_fence(&mut self) -> Result<Result<(), ReplicaError>, Final> {
-        let Some((generation, ours)) = self.claimed else { return Ok(Ok(())) };
-        let (terms, generations) = match self.claims(generation).await {
-            Ok(claims) => claims,
-            Err(error) => return Ok(Err(error)),
-        };
-        self.checked_at = Instant::now();
-        let newest = terms.last().copied();
-        let course = self.shared.course.borrow().as_ref().map(|course| course.generation);
-        if newest > Some(ours) {
-            return Err(self.fenced(newest));
-        }
-        if generations.last().copied() > course.max(Some(generation)) {
-            return Err(Final::Fenced(format!("another writer began a new generation in {}", self.replica.describe())));
-        }
-        Ok(Ok(()))
-    }
-
-    async fn claims(&self, generation: Generation) -> Result<(Vec<Term>, Vec<Generation>), ReplicaError> {
-        Ok((self.replica.terms(generation).await?, self.replica.generations().await?))
-    }
-
-    fn fenced(&self, term: Option<Term>) -> Final {
-        let term = term.map_or(0, |term| term.0);
-        Final::Fenced(format!("another writer claimed term {term} of {}", self.replica.describe()))
     }
 }
 

@@ -74,10 +74,11 @@ impl Snapshots {
         }
     }
 
-    /// The replica goes on behind `place` without what stands before it.
+    /// The replica goes on behind `place` without what stands before it, or without something of that.
     pub fn skip_to(&mut self, place: Place) {
         self.is_needed = true;
-        *self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = place;
+        let mut skipped = self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *skipped = place.max(*skipped);
     }
 
     /// The newest whole one.

@@ -67,6 +67,21 @@ impl Disk {
         fs::rename(from, to)
     }
 
+    /// A second name for a file that never changes: whoever removes the first one takes nothing from the second.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(Step::Create(to))?;
+        fs::hard_link(from, to)
+    }
+
+    /// Removes a directory of ours with the files in it. Absent is success.
+    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.step(Step::Remove(path))?;
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// Absent is success.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         self.step(Step::Remove(path))?;

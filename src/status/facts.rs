@@ -111,6 +111,8 @@ pub struct ReplicaStatus {
     pub snapshot: Option<(Txid, TimeMs)>,
     pub snapshot_progress: Option<SnapshotProgress>,
     pub snapshot_duration: Option<Duration>,
+    /// Segments that this process made of others, and up to which commit, for levels 1 to 3.
+    pub compacted: [(u64, Txid); 3],
     /// From when a commit was seen to when it was in the replica.
     pub capture_to_store: Histogram,
 }

@@ -79,6 +79,8 @@ fn a_running_replicator_answers() {
     let database = &status["databases"][0];
     assert_eq!(database["state"], "running", "{status}");
     assert_eq!(database["captured"], database["replicas"][0]["shipped"], "{status}");
+    // Restorable as soon as the first snapshot is there too.
+    live.done(&["snapshot"], &[]);
     assert_eq!(live.sum_at("now"), 7);
     let mode = std::fs::metadata(live.state_dir().join("control.sock")).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

@@ -1,5 +1,6 @@
 //! The replicator over a fake database and stores in memory: outages, restarts, crashes, other writers.
 
+mod compaction;
 mod crashes;
 mod fake;
 mod losses;
@@ -180,7 +181,8 @@ async fn a_dead_replica_does_not_hold_up_the_other() {
     assert_eq!(newest(&rig.stores[0]).await, (last, rig.database.content()));
     assert_eq!(newest(&rig.stores[1]).await, (last, rig.database.content()));
     let status = replicator.status().snapshot();
-    assert_eq!((status.gaps_total, status.gaps[0].replica.as_deref()), (1, Some("replica 1")));
+    // One, or several where what is next to ship was removed again and again before the store was back.
+    assert!(status.gaps_total >= 1 && status.gaps.iter().all(|gap| gap.replica.as_deref() == Some("replica 1")));
     replicator.stop(LONG).await;
 }
 

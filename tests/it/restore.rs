@@ -9,6 +9,7 @@ use replicate::error::Error;
 use replicate::position::{TimeMs, Txid};
 use replicate::store::Store;
 
+mod compaction;
 mod damage;
 mod engine;
 mod full;
@@ -46,7 +47,7 @@ async fn restore(store: Arc<dyn Store>, options: &RestoreOptions) -> Result<serd
 }
 
 /// Restores `at` into a new file and gives its bytes.
-async fn bytes_at(store: &Arc<dyn Store>, folder: &Path, at: &str) -> Result<Vec<u8>, Error> {
+pub async fn bytes_at(store: &Arc<dyn Store>, folder: &Path, at: &str) -> Result<Vec<u8>, Error> {
     let target: PathBuf = folder.join("restored.db");
     let options = RestoreOptions { at: Some(at.to_owned()), ..options(&target) };
     let result = restore(store.clone(), &options).await;

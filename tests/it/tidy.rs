@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
-    &["inventory", "label", "replica", "retention", "spool"],
+    &["compaction", "inventory", "label", "replica", "retention", "spool"],
     &["prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor"],
 ];

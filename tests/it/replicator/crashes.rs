@@ -29,7 +29,10 @@ async fn a_crash_at_any_step_leaves_no_hole() {
         };
         let started = Replicator::start_on(disk, rig.settings.clone(), rig.engine(), rig.replicas(), rig.clock());
         if let Ok(replicator) = started {
-            for n in 0..12u64 {
+            for n in 0..2000u64 {
+                if n >= 12 && steps.load(Ordering::SeqCst) >= stop_at {
+                    break;
+                }
                 rig.database.commit(&[(n % 4, n as u8 + 60)], 4 + n % 2);
                 tokio::time::sleep(Duration::from_millis(6)).await;
             }
@@ -39,7 +42,8 @@ async fn a_crash_at_any_step_leaves_no_hole() {
         rig.database.commit(&[(1, 200)], 4);
         let last = rig.once().await;
         assert_eq!(last.generation, first.generation, "stopped at {stop_at}");
-        assert!(last.txid > shipped.txid && steps.load(Ordering::SeqCst) >= stop_at);
+        assert!(last.txid > shipped.txid, "{last} is not behind {shipped}");
+        assert!(steps.load(Ordering::SeqCst) >= stop_at, "the crash at {stop_at} never came");
         assert_eq!(newest(&rig.stores[0]).await, (last, rig.database.content()), "stopped at {stop_at}");
         let replica = Replica::new(Arc::new(rig.stores[0].clone()));
         let inventory = replica.inventory(last.generation).await.expect("listed");

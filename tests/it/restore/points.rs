@@ -87,7 +87,7 @@ async fn loss_23_an_impossible_point_is_not_rounded() {
     let error = bytes_at(&store, folder.path(), "2001-01-01T00:00:00Z").await.expect_err("before the oldest");
     assert_eq!(error.exit(), ExitCode::NothingToRestore);
     assert!(error.report().contains("after it: txid:1 "), "{}", error.report());
-    for at in ["txid:0", "label:x", "tomorrow-ish"] {
+    for at in ["txid:0", "label:X", "tomorrow-ish"] {
         let error = bytes_at(&store, folder.path(), at).await.expect_err("no point");
         assert_eq!(error.exit(), ExitCode::Usage, "{at}");
     }
