@@ -1,8 +1,12 @@
 //! Writers for demonstrations: ordinary applications as far as their engine is concerned, which note in a ledger what the
 //! database held after each of their commits. They know nothing of replication. Here is what they share.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::checksum::page_hash;
 use crate::position::TimeMs;
@@ -43,7 +47,105 @@ pub struct Pace {
     pub seed: u64,
 }
 
-pub fn row_hash(id: i64, body: &[u8]) -> u64 {
+/// A connection to a writer's database: all that its engine decides. The tables are `note (id, body)` and `progress (sequence)`.
+pub trait Notes {
+    /// How a transaction begins.
+    const BEGIN: &'static str;
+    /// Rows that a large transaction changes: at least this many, and up to so many more.
+    const LARGE: (u64, u64);
+
+    fn run(&self, sql: &str) -> Result<(), WorkloadError>;
+    fn sequence(&self) -> Result<i64, WorkloadError>;
+    fn set_sequence(&self, sequence: i64) -> Result<(), WorkloadError>;
+    /// 0 when there is none.
+    fn last_id(&self) -> Result<i64, WorkloadError>;
+    fn body_of(&self, id: i64) -> Result<Option<Vec<u8>>, WorkloadError>;
+    fn insert(&self, id: i64, body: &[u8]) -> Result<(), WorkloadError>;
+    fn update(&self, id: i64, body: &[u8]) -> Result<(), WorkloadError>;
+    fn delete(&self, id: i64) -> Result<(), WorkloadError>;
+    /// Tells every row.
+    fn rows(&self, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), WorkloadError>;
+}
+
+/// Commits to an empty database until `stop` is set; returns the number of commits.
+pub fn write(
+    notes: &impl Notes,
+    ledger: &Path,
+    pace: Pace,
+    clock: &dyn Fn() -> TimeMs,
+    stop: &AtomicBool,
+) -> Result<i64, WorkloadError> {
+    let mut ledger = File::create(ledger)?;
+    let mut random = Random(pace.seed);
+    let mut content = Content::default();
+    let pause = Duration::from_secs(1) / pace.commits_per_second.max(1);
+    let mut next = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let after = transaction(notes, content, &mut random)?;
+        if random.below(20) == 0 {
+            // What is rolled back must never be seen in a restored database.
+            notes.run("ROLLBACK")?;
+            continue;
+        }
+        let before = clock();
+        notes.run("COMMIT")?;
+        content = after;
+        let entry = Entry { before, after: clock(), content };
+        writeln!(ledger, "{entry}")?;
+        next += pause;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    ledger.sync_all()?;
+    Ok(content.sequence)
+}
+
+/// One transaction, left open: mostly a few rows, now and then many; inserts, updates and deletions.
+fn transaction<N: Notes>(notes: &N, mut content: Content, random: &mut Random) -> Result<Content, WorkloadError> {
+    notes.run(N::BEGIN)?;
+    content.sequence += 1;
+    notes.set_sequence(content.sequence)?;
+    let steps = if random.below(25) == 0 { N::LARGE.0 + random.below(N::LARGE.1) } else { 1 + random.below(8) };
+    let mut last_id = notes.last_id()?;
+    for _ in 0..steps {
+        let some_id = 1 + i64::try_from(random.below(last_id.unsigned_abs() + 1)).unwrap_or(0);
+        match random.below(10) {
+            0..6 => {
+                last_id += 1;
+                let body = random.bytes();
+                notes.insert(last_id, &body)?;
+                content.rows += 1;
+                content.hash ^= row_hash(last_id, &body);
+            }
+            6..9 => {
+                if let Some(old) = notes.body_of(some_id)? {
+                    let body = random.bytes();
+                    notes.update(some_id, &body)?;
+                    content.hash ^= row_hash(some_id, &old) ^ row_hash(some_id, &body);
+                }
+            }
+            _ => {
+                if let Some(old) = notes.body_of(some_id)? {
+                    notes.delete(some_id)?;
+                    content.rows -= 1;
+                    content.hash ^= row_hash(some_id, &old);
+                }
+            }
+        }
+    }
+    Ok(content)
+}
+
+/// What a database holds, counted row by row through SQL.
+pub fn read(notes: &impl Notes) -> Result<Content, WorkloadError> {
+    let mut content = Content { sequence: notes.sequence()?, rows: 0, hash: 0 };
+    notes.rows(&mut |id, body| {
+        content.rows += 1;
+        content.hash ^= row_hash(id, body);
+    })?;
+    Ok(content)
+}
+
+fn row_hash(id: i64, body: &[u8]) -> u64 {
     page_hash(id.unsigned_abs(), body)
 }
 
@@ -98,7 +200,7 @@ impl FromStr for Entry {
 }
 
 /// SplitMix64: repeatable from its seed.
-pub struct Random(pub u64);
+struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -109,11 +211,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    pub fn bytes(&mut self) -> Vec<u8> {
+    fn bytes(&mut self) -> Vec<u8> {
         let length = 20 + self.below(400);
         // Words repeat, as they do in real data.
         let words = [b"alpha ", b"beta  ", b"gamma ", b"delta "];

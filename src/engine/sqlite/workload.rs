@@ -1,14 +1,12 @@
 //! A writer for demonstrations, of SQLite.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, params};
 
-use crate::engine::workload::{Content, Entry, Pace, Random, WorkloadError, row_hash};
+use crate::engine::workload::{self, Content, Notes, Pace, WorkloadError};
 use crate::position::TimeMs;
 
 impl From<rusqlite::Error> for WorkloadError {
@@ -32,94 +30,74 @@ pub fn write(
     clock: &dyn Fn() -> TimeMs,
     stop: &AtomicBool,
 ) -> Result<i64, WorkloadError> {
-    let mut connection = Connection::open(database)?;
+    let connection = Connection::open(database)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    let mut ledger = File::create(ledger)?;
-    let mut random = Random(pace.seed);
-    let mut content = Content::default();
     connection.execute_batch(&format!("BEGIN;{SCHEMA}COMMIT;"))?;
-    let pause = Duration::from_secs(1) / pace.commits_per_second.max(1);
-    let mut next = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let after = change(&transaction, content, &mut random)?;
-        if random.below(20) == 0 {
-            // What is rolled back must never be seen in a restored database.
-            transaction.rollback()?;
-            continue;
-        }
-        let before = clock();
-        transaction.commit()?;
-        content = after;
-        let entry = Entry { before, after: clock(), content };
-        writeln!(ledger, "{entry}")?;
-        next += pause;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-    }
-    ledger.sync_all()?;
-    Ok(content.sequence)
+    workload::write(&connection, ledger, pace, clock, stop)
 }
 
-/// One transaction: mostly a few rows, now and then hundreds; inserts, updates and deletions.
-fn change(tx: &Transaction<'_>, mut content: Content, random: &mut Random) -> Result<Content, WorkloadError> {
-    content.sequence += 1;
-    tx.execute("UPDATE progress SET sequence = ?1", params![content.sequence])?;
-    let steps = if random.below(25) == 0 { 200 + random.below(400) } else { 1 + random.below(8) };
-    let mut last_id: i64 = tx.query_row("SELECT coalesce(max(id), 0) FROM note", [], |row| row.get(0))?;
-    for _ in 0..steps {
-        let some_id = 1 + i64::try_from(random.below(last_id.unsigned_abs() + 1)).unwrap_or(0);
-        match random.below(10) {
-            0..6 => {
-                last_id += 1;
-                let body = random.bytes();
-                tx.prepare_cached("INSERT INTO note VALUES (?1, ?2)")?.execute(params![last_id, body])?;
-                content.rows += 1;
-                content.hash ^= row_hash(last_id, &body);
-            }
-            6..9 => {
-                if let Some(old) = body_of(tx, some_id)? {
-                    let body = random.bytes();
-                    tx.prepare_cached("UPDATE note SET body = ?2 WHERE id = ?1")?.execute(params![some_id, body])?;
-                    content.hash ^= row_hash(some_id, &old) ^ row_hash(some_id, &body);
-                }
-            }
-            _ => {
-                if let Some(old) = body_of(tx, some_id)? {
-                    tx.prepare_cached("DELETE FROM note WHERE id = ?1")?.execute(params![some_id])?;
-                    content.rows -= 1;
-                    content.hash ^= row_hash(some_id, &old);
-                }
-            }
-        }
-    }
-    Ok(content)
-}
-
-fn body_of(connection: &Connection, id: i64) -> Result<Option<Vec<u8>>, WorkloadError> {
-    let mut statement = connection.prepare_cached("SELECT body FROM note WHERE id = ?1")?;
-    let mut rows = statement.query(params![id])?;
-    Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
-}
-
-/// What a database holds, counted row by row through SQL.
 pub fn read(database: &Path) -> Result<Content, WorkloadError> {
-    let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let sequence = connection.query_row("SELECT sequence FROM progress", [], |row| row.get(0))?;
-    let mut content = Content { sequence, rows: 0, hash: 0 };
-    let mut statement = connection.prepare("SELECT id, body FROM note")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (id, body): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        content.rows += 1;
-        content.hash ^= row_hash(id, &body);
+    workload::read(&Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+}
+
+impl Notes for Connection {
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const LARGE: (u64, u64) = (200, 400);
+
+    fn run(&self, sql: &str) -> Result<(), WorkloadError> {
+        Ok(self.execute_batch(sql)?)
     }
-    Ok(content)
+
+    fn sequence(&self) -> Result<i64, WorkloadError> {
+        Ok(self.query_row("SELECT sequence FROM progress", [], |row| row.get(0))?)
+    }
+
+    fn set_sequence(&self, sequence: i64) -> Result<(), WorkloadError> {
+        self.execute("UPDATE progress SET sequence = ?1", params![sequence])?;
+        Ok(())
+    }
+
+    fn last_id(&self) -> Result<i64, WorkloadError> {
+        Ok(self.query_row("SELECT coalesce(max(id), 0) FROM note", [], |row| row.get(0))?)
+    }
+
+    fn body_of(&self, id: i64) -> Result<Option<Vec<u8>>, WorkloadError> {
+        let mut statement = self.prepare_cached("SELECT body FROM note WHERE id = ?1")?;
+        let mut rows = statement.query(params![id])?;
+        Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+    }
+
+    fn insert(&self, id: i64, body: &[u8]) -> Result<(), WorkloadError> {
+        self.prepare_cached("INSERT INTO note VALUES (?1, ?2)")?.execute(params![id, body])?;
+        Ok(())
+    }
+
+    fn update(&self, id: i64, body: &[u8]) -> Result<(), WorkloadError> {
+        self.prepare_cached("UPDATE note SET body = ?2 WHERE id = ?1")?.execute(params![id, body])?;
+        Ok(())
+    }
+
+    fn delete(&self, id: i64) -> Result<(), WorkloadError> {
+        self.prepare_cached("DELETE FROM note WHERE id = ?1")?.execute(params![id])?;
+        Ok(())
+    }
+
+    fn rows(&self, each: &mut dyn FnMut(i64, &[u8])) -> Result<(), WorkloadError> {
+        let mut statement = self.prepare("SELECT id, body FROM note")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            each(row.get(0)?, &row.get::<_, Vec<u8>>(1)?);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
     use crate::engine::workload::read_ledger;
 
