@@ -261,20 +261,26 @@ def copy(options, folder):
     print(f"first copy of {gb:.2f} GB: {time.time()-start:.1f} s, CPU {r.cpu()/gb:.2f} s/GB, resident at most {r.memory('VmHWM'):.1f} MB, "
           f"replica {r.size()/size:.3f} of the file")
     r.stop()
-    target = os.path.join(work, "restored.db")
+    against_cp(options, work, database, r, ("-wal", "-shm"))
+    app.close()
+
+
+def against_cp(options, work, database, r, companions):
+    """Restores of a replica against cp with fsync of the database, alternating."""
+    gb = os.path.getsize(database) / 1e9
+    target = os.path.join(work, "restored")
     base = [options.binary, "restore", "file://" + r.replica, "-o", target]
     figures = {}
-    for turn in range(3):
+    for _ in range(3):
         for name, command in (("cp", ["sh", "-c", f"cp --reflink=never {database} {target} && sync {target}"]),
                               ("restore", base), ("restore --no-check", base + ["--no-check"])):
-            for leftover in (target, target + "-wal", target + "-shm"):
+            for leftover in [target] + [target + ending for ending in companions]:
                 if os.path.exists(leftover):
                     os.remove(leftover)
             figures.setdefault(name, []).append(children_cpu(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))
     wall = {name: statistics.median(w for w, _ in runs) for name, runs in figures.items()}
     for name, runs in figures.items():
         print(f"{name} of {gb:.2f} GB: {wall[name]:.2f} s, {wall[name]/wall['cp']:.2f} x cp with fsync, CPU {statistics.median(c for _, c in runs)/gb:.2f} s/GB")
-    app.close()
 
 
 SECTIONS = [lag, idle, latency, bulk, deltas, copy]

@@ -14,7 +14,7 @@ import duckdb
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import whole
-from whole import Replicator, children_cpu, percentile
+from whole import Replicator, against_cp, percentile
 
 
 def connect(path):
@@ -155,24 +155,7 @@ def checkpoints(options, folder):
               f"{stored/1e6:.1f} MB stored, CPU {cpu:.2f} s")
     r.stop()
     app.close()
-    restores(options, work, path, r)
-
-
-def restores(options, work, path, r):
-    gb = os.path.getsize(path) / 1e9
-    target = os.path.join(work, "restored.duckdb")
-    base = [options.binary, "restore", "file://" + r.replica, "-o", target]
-    figures = {}
-    for _ in range(3):
-        for name, command in (("cp", ["sh", "-c", f"cp --reflink=never {path} {target} && sync {target}"]),
-                              ("restore", base), ("restore --no-check", base + ["--no-check"])):
-            for leftover in (target, target + ".wal"):
-                if os.path.exists(leftover):
-                    os.remove(leftover)
-            figures.setdefault(name, []).append(children_cpu(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)))
-    wall = {name: statistics.median(w for w, _ in runs) for name, runs in figures.items()}
-    for name, runs in figures.items():
-        print(f"{name} of {gb:.2f} GB: {wall[name]:.2f} s, {wall[name]/wall['cp']:.2f} x cp with fsync, CPU {statistics.median(c for _, c in runs)/gb:.2f} s/GB")
+    against_cp(options, work, path, r, (".wal",))
 
 
 def large(options, folder):

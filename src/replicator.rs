@@ -52,6 +52,7 @@ pub mod shipped;
 mod snapshot;
 
 pub use handle::{Handle, LabelledError};
+pub use snapshot::release_memory;
 
 use shared::{Command, Shared};
 

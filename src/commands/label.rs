@@ -41,11 +41,16 @@ pub fn execute(command: LabelCommand, environment: Environment<'_>) -> Result<()
         }
         LabelCommand::Retire { source, name, by } => {
             let source = Source::resolve(&source, environment)?;
-            let by = by.or_else(|| environment("USER")).unwrap_or_else(|| "unknown".to_owned());
+            let by = who(by, environment);
             runtime
                 .block_on(in_every(&source.replicas, &name, async |labels, now| labels.retire(&name, now, &by).await))
         }
     }
+}
+
+/// Who does something to a label: as given, else the user.
+pub fn who(given: Option<String>, environment: Environment<'_>) -> String {
+    given.or_else(|| environment("USER")).unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn labels_of(replica: &ReplicaConfig) -> Result<Labels, Error> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::control::asked;
+use super::label::who;
 use super::run::with_replicator;
 use super::source::Source;
 use super::{print, print_json};
@@ -49,9 +50,8 @@ fn text(taken: &Value, label: Option<&NewLabel>) -> String {
 }
 
 fn description(texts: &LabelTexts, environment: Environment<'_>) -> Result<Description, Error> {
-    let user = texts.created_by.clone().or_else(|| environment("USER")).unwrap_or_else(|| "unknown".to_owned());
     let description = Description {
-        created_by: user,
+        created_by: who(texts.created_by.clone(), environment),
         ticket: texts.ticket.clone(),
         purpose: texts.purpose.clone(),
         description: texts.description.clone(),

@@ -321,8 +321,8 @@ fn finished(put: Result<Result<(), Final>, JoinError>) -> Result<(), Final> {
     }
 }
 
-/// Gives the memory of parts back to the system: an idle database is to take little, and glibc keeps what was freed.
-fn release_memory() {
+/// Gives freed memory back to the system: an idle database is to take little, and glibc keeps what was freed.
+pub fn release_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim has no preconditions; it only returns unused memory.
     unsafe {

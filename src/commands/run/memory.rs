@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use crate::replicator::release_memory;
 use crate::status::Status;
 
 /// So long without any change, a database is at rest.
@@ -48,8 +50,7 @@ fn is_due() -> bool {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn give_back() {
-    // SAFETY: returns free memory of the heap to the system; no pointer of ours is involved.
-    unsafe { libc::malloc_trim(0) };
+    release_memory();
     let (Ok(maps), Ok(program)) = (std::fs::read_to_string("/proc/self/maps"), std::env::current_exe()) else { return };
     for (start, len) in code_of(&maps, &program) {
         // SAFETY: a private mapping of the program's code, which nobody writes to: its pages come back from the file, that is
