@@ -13,12 +13,14 @@ pub mod database;
 mod expand;
 mod fields;
 pub mod retention;
+pub mod schedule;
 pub mod units;
 
 pub use database::{DatabaseConfig, ReplicaConfig, Settings};
 pub use expand::Environment;
 use fields::Fields;
 pub use retention::Retention;
+pub use schedule::Schedule;
 
 /// Keys that a later version knows. Refused by name, because an option that is accepted and ignored loses data.
 const LATER: [(&str, &str); 2] = [

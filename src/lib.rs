@@ -3,6 +3,7 @@
 //! The map, in layer order; a module may use what stands above it, never what stands below.
 
 // 0: words
+pub mod cron;
 pub mod extent;
 pub mod position;
 pub mod status;

@@ -97,6 +97,7 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "poll-interval": show_duration(s.poll_interval),
         "snapshot-interval": show_duration(s.snapshot_interval),
         "spool-limit": show_size(s.spool_limit),
+        "schedule": s.schedule.show(),
     })
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 use serde_yaml_ng::Value;
 
 use super::fields::Fields;
-use super::{Config, ConfigError, Retention};
+use super::{Config, ConfigError, Retention, Schedule};
 use crate::error::Error;
 use crate::retention::Policy;
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 6] =
-    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit", "retention"];
+pub const SETTINGS_KEYS: [&str; 7] =
+    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit", "retention", "schedule"];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
 const REPLICA_KEYS: [&str; 14] = [
     "url",
@@ -56,6 +56,8 @@ pub struct Settings {
     pub spool_limit: u64,
     /// Of every replica that does not say otherwise.
     pub retention: Retention,
+    /// What is done by the clock.
+    pub schedule: Schedule,
 }
 
 impl Default for Settings {
@@ -67,6 +69,7 @@ impl Default for Settings {
             snapshot_interval: 24 * HOUR,
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
+            schedule: Schedule::default(),
         }
     }
 }
@@ -83,6 +86,7 @@ impl Settings {
                 .unwrap_or(defaults.snapshot_interval),
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),
+            schedule: Schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
         };
         if settings.spool_limit < settings.segment_size.saturating_mul(2) {
             return Err(fields.error("spool-limit", "must hold two segments: raise it, or lower segment-size"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of the library in their layers, as in src/lib.rs and docs/architecture.md.
 const LAYERS: [&[&str]; 5] = [
-    &["extent", "position", "status"],
+    &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "inventory", "label", "replica", "retention", "spool"],
     &["prune", "replicator", "restore", "verify", "watcher"],
@@ -14,13 +14,14 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Outside crates and the only places that may name them.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("rusqlite", &["src/engine/sqlite"]),
     ("duckdb", &["src/engine/duckdb"]),
     ("aws_config", &["src/store/s3"]),
     ("aws_credential_types", &["src/store/s3"]),
     ("aws_sdk_s3", &["src/store/s3"]),
     ("aws_smithy_types", &["src/store/s3"]),
+    ("croner", &["src/cron"]),
     ("notify", &["src/watcher"]),
     ("prost", &["src/segment"]),
     ("lz4_flex", &["src/segment"]),
