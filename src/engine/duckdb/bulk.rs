@@ -41,6 +41,7 @@ impl DuckdbSource {
         }
         Ok(())
     }
+
     /// Does the block still show the content that is accounted for, or is there nothing to show?
     fn key_is(&self, head: &Head, block: u64) -> Step<bool> {
         let key = self.main.block_key(head, block)?;
