@@ -15,10 +15,19 @@ const KEYS: [&str; 10] =
 const SPAN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(100 * 365 * 24 * 3600);
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
 
+/// What is kept where nobody says otherwise: every commit of a day, and a month in which restores stay short.
+pub const DEFAULT: Policy = Policy {
+    commits: Some(Duration::from_secs(24 * 3600)),
+    keep_within: Some(Duration::from_secs(30 * 24 * 3600)),
+    keep_last: Some(Count::Number(2)),
+    keep_min: None,
+    calendar: [None; 5],
+};
+
 /// What is deleted from a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Retention {
-    /// As the database, or the defaults, say; without them nothing.
+    /// As the database, or the defaults, say; without them [`DEFAULT`].
     #[default]
     Inherited,
     /// Nothing, ever.
@@ -43,8 +52,13 @@ impl Retention {
         if self == Retention::Inherited { outer } else { self }
     }
 
+    /// `None`: everything is kept.
     pub fn policy(self) -> Option<Policy> {
-        if let Retention::Policy(policy) = self { Some(policy) } else { None }
+        match self {
+            Retention::Inherited => Some(DEFAULT),
+            Retention::Forever => None,
+            Retention::Policy(policy) => Some(policy),
+        }
     }
 }
 

@@ -112,7 +112,12 @@ databases:
         .collect();
     let all = "commits: 1d, keep-within: 30d, keep-last: 2, keep-min: 3, hourly: 4, daily: 5, weekly: 6, monthly: 7, yearly: forever";
     assert_eq!(shown, [all, "commits: 1h, keep-last: 2", "forever", "keep-within: 2d", "forever"]);
-    assert_eq!(parse("databases: [{path: a}]").unwrap().databases[0].settings.retention, Retention::Inherited);
+    let silent = &parse("databases: [{path: a}]").unwrap().databases[0];
+    assert_eq!(silent.settings.retention, Retention::Inherited);
+    assert_eq!(
+        super::retention::show(silent.policy(&silent.replicas[0]).as_ref()),
+        "commits: 1d, keep-within: 30d, keep-last: 2"
+    );
 }
 
 /// An empty policy, an impossible rule and a misspelt one are refused with the way to them.

@@ -35,7 +35,7 @@ fn loss_28_plan_mark_delete() {
     let yaml = |more: &str| format!("databases: [{{path: {database}, snapshot-interval: 1s{more}}}]");
     let without = path("without.yaml");
     std::fs::write(&config, yaml(", retention: {keep-last: 1}")).unwrap();
-    std::fs::write(&without, yaml("")).unwrap();
+    std::fs::write(&without, yaml(", retention: forever")).unwrap();
     let sqlite = rusqlite::Connection::open(&database).unwrap();
     sqlite.execute_batch("PRAGMA journal_mode=wal; CREATE TABLE t (x)").unwrap();
     drop(sqlite);
