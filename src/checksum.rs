@@ -17,6 +17,11 @@ pub fn page_hash(page: u64, data: &[u8]) -> u64 {
     if is_zero(data) { 0 } else { xxh3_64_with_seed(data, page) }
 }
 
+/// The hash of a small object that is named by its content: XXH3-64 of its bytes.
+pub fn content_hash(bytes: &[u8]) -> u64 {
+    xxh3_64_with_seed(bytes, 0)
+}
+
 fn is_zero(data: &[u8]) -> bool {
     // Compilers compare a 16-byte chunk as one word.
     let (chunks, tail) = data.as_chunks::<16>();

@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::engine::EngineKind;
 
+mod drill;
 mod live;
 
+pub use drill::DrillArgs;
 pub use live::{LabelArgs, LabelCommand, LabelTexts, SnapshotArgs, StatusArgs, SyncArgs};
 
 /// Printed below the help of every command.
@@ -49,6 +51,8 @@ pub enum Command {
     List(ListArgs),
     /// Prove that a replica is whole.
     Verify(VerifyArgs),
+    /// Restore to a scratch directory, check, assert, time it, and keep a record of it.
+    Drill(DrillArgs),
     /// Take a snapshot now, and give its commit a name.
     Snapshot(SnapshotArgs),
     /// Commits that have a name.
@@ -170,6 +174,9 @@ pub struct ListArgs {
     /// One line per commit: every point that `restore --at` can name.
     #[arg(long, group = "what")]
     pub commits: bool,
+    /// One line per drill.
+    #[arg(long, group = "what")]
+    pub drills: bool,
     /// Leave out what is older.
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
@@ -291,7 +298,7 @@ pub struct ManArgs {
 /// Check a restored DuckDB database, or fold its WAL into it: the child process of `restore`.
 #[derive(Debug, Args)]
 pub struct DuckdbChildArgs {
-    /// check, fold or content.
+    /// check, fold, ask or content.
     pub task: String,
     pub database: PathBuf,
 }

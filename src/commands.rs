@@ -14,6 +14,7 @@ pub mod check;
 pub mod completions;
 pub mod control;
 pub mod demo;
+pub mod drill;
 pub mod duckdb_child;
 pub mod label;
 pub mod list;
@@ -37,6 +38,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Restore(args) => reading::execute_restore(args, environment).map(|()| DONE),
         Command::List(args) => reading::execute_list(args, environment).map(|()| DONE),
         Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
+        Command::Drill(args) => drill::execute(args, environment),
         Command::Snapshot(args) => snapshot::execute(&args, environment).map(|()| DONE),
         Command::Label(args) => label::execute(args.command, environment).map(|()| DONE),
         Command::Sync(args) => control::execute_sync(&args, environment).map(|()| DONE),

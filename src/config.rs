@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::store::StoreOptions;
 
 pub mod database;
+mod drill;
 mod expand;
 mod fields;
 pub mod retention;

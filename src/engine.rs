@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::checksum::PageMap;
 use crate::extent::{Extent, PageGrid};
 use crate::position::{CommitKind, Lengths, ParseError, RepairReason, Txid};
@@ -167,7 +169,36 @@ pub trait Engine: Send + Sync {
     /// Makes a restored database that passed its check one file, where the engine's own WAL came as a file of its own.
     /// `true` when a WAL stays beside it all the same: the pair is what the engine opens. Never given a live file.
     fn fold(&self, database: &Path) -> Result<bool, EngineError>;
+    /// Puts questions in SQL to a restored database, read-only; one answer for each. Never given a live file.
+    fn ask(&self, database: &Path, questions: &[String]) -> Result<Vec<Answer>, EngineError>;
 }
+
+/// What a question to a database came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The value of the one row and column that came, as text; no longer than `MAX_ANSWER_CHARS`.
+    Value(String),
+    /// What happened instead: no row, several of them, or an error.
+    Other(String),
+}
+
+impl Answer {
+    /// From the values of the first column of what came, as far as it was read, and the number of columns.
+    pub fn of(columns: usize, values: Vec<String>) -> Answer {
+        match (columns, <[String; 1]>::try_from(values)) {
+            (1, Ok([value])) => Answer::Value(value.chars().take(MAX_ANSWER_CHARS).collect()),
+            (1, Err(values)) if values.is_empty() => Answer::Other("no row came".to_owned()),
+            (1, Err(_)) => Answer::Other("several rows came".to_owned()),
+            (columns, _) => Answer::Other(format!("{columns} columns came")),
+        }
+    }
+}
+
+/// Characters of an answer that are kept.
+pub const MAX_ANSWER_CHARS: usize = 200;
+/// How long one question may take.
+pub const QUESTION_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A live database being captured. Blocking; used by one thread at a time. Never writes to the database.
 pub trait Source: Send {

@@ -8,6 +8,7 @@
 //! <generation>/snapshot/<txid>-<term>-<ms>.seg          the list of parts; without it the snapshot does not exist
 //! <generation>/prune/<ms>.json                          what is to be deleted, and what was; made at ms
 //! label/<name>/{created,verified,retired}.json          a name for a commit, and what became of it
+//! drill/<ms>-{passed,failed}-<hash>.json                what a drill came to; begun at ms
 //! ```
 
 use std::fmt;
@@ -73,6 +74,18 @@ pub enum ObjectName {
         generation: Generation,
         time: TimeMs,
     },
+    /// What a drill came to.
+    Drill(DrillName),
+}
+
+/// The name of the record of a drill. A listing alone tells when the last one passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DrillName {
+    /// When it began.
+    pub time: TimeMs,
+    pub passed: bool,
+    /// XXH3-64 of the record's bytes: what is read is what was written.
+    pub hash: u64,
 }
 
 impl ObjectName {
@@ -88,6 +101,10 @@ impl ObjectName {
                 format!("{}{}-{}-{}.seg", snapshot_folder(s.generation), s.txid, s.term, s.time)
             }
             ObjectName::Mark { generation, time } => format!("{}{time}.json", mark_folder(*generation)),
+            ObjectName::Drill(drill) => {
+                let outcome = if drill.passed { "passed" } else { "failed" };
+                format!("{DRILL_FOLDER}{}-{outcome}-{:016x}.json", drill.time, drill.hash)
+            }
         };
         Key::new(text).expect("our own names are valid keys")
     }
@@ -97,19 +114,33 @@ impl ObjectName {
         if text == MARKER {
             return Some(ObjectName::Marker);
         }
+        let name = match text.strip_prefix(DRILL_FOLDER) {
+            Some(file) => ObjectName::Drill(parse_drill(file)?),
+            None => ObjectName::parse_in_generation(text)?,
+        };
+        // One value, one name: anything that does not print back the same is not ours.
+        (name.key().as_str() == text).then_some(name)
+    }
+
+    fn parse_in_generation(text: &str) -> Option<ObjectName> {
         let mut parts = text.split('/');
         let (generation, folder, file) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
-        let name = match (folder, parts.next()) {
+        Some(match (folder, parts.next()) {
             (_, Some(_)) => return None,
             ("term", None) => ObjectName::Term { generation, term: file.parse().ok()? },
             ("part", None) => ObjectName::Part { generation, hash: parse_part_hash(file)? },
             ("prune", None) => ObjectName::Mark { generation, time: file.strip_suffix(".json")?.parse().ok()? },
             ("snapshot", None) => parse_snapshot(generation, file)?,
             (level, None) => parse_segment(generation, level, file)?,
-        };
-        // One value, one name: anything that does not print back the same is not ours.
-        (name.key().as_str() == text).then_some(name)
+        })
     }
+}
+
+fn parse_drill(file: &str) -> Option<DrillName> {
+    let mut fields = file.strip_suffix(".json")?.splitn(3, '-');
+    let (time, outcome, hash) = (fields.next()?.parse().ok()?, fields.next()?, fields.next()?);
+    let passed = [("passed", true), ("failed", false)].into_iter().find(|(word, _)| *word == outcome)?.1;
+    Some(DrillName { time, passed, hash: u64::from_str_radix(hash, 16).ok()? })
 }
 
 fn parse_part_hash(file: &str) -> Option<PartHash> {
@@ -140,6 +171,9 @@ fn parse_segment(generation: Generation, level: &str, file: &str) -> Option<Obje
     let good = level <= Level::MAX && name.first > Txid::ZERO && name.first <= name.last;
     good.then_some(ObjectName::Segment(name))
 }
+
+/// The folder of the records of all drills.
+pub const DRILL_FOLDER: &str = "drill/";
 
 /// The folder of all labels.
 pub const LABEL_FOLDER: &str = "label/";
@@ -245,6 +279,7 @@ mod tests {
                 ObjectName::Part { generation, hash: PartHash(hash) },
                 ObjectName::Snapshot(SnapshotName { generation, txid: first, term, time }),
                 ObjectName::Mark { generation, time },
+                ObjectName::Drill(DrillName { time, passed: t % 2 == 0, hash: g }),
             ] {
                 prop_assert_eq!(ObjectName::parse(name.key().as_str()), Some(name));
             }
@@ -252,7 +287,7 @@ mod tests {
 
         /// No text makes the parser panic, and what it takes prints back the same.
         #[test]
-        fn any_text_is_read_or_refused(text in "[0-9a-f/.+-]{0,90}|.{0,40}") {
+        fn any_text_is_read_or_refused(text in "[0-9a-f/.+-]{0,90}|drill/[0-9a-f]{12}-(passed|failed)-[0-9a-f]{16}[.json]{5}|.{0,40}") {
             if let Some(name) = ObjectName::parse(&text) {
                 let key = name.key();
                 prop_assert_eq!(key.as_str(), text.as_str());

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `walk.rs` | every segment read, and the database checksum followed from commit to commit |
 //! | `parts.rs` | the parts of every snapshot against its page map |
+//! | `records.rs` | records of drills, and labels |
 //!
 //! A replica may grow and be pruned meanwhile: what is written after the listing is not looked at, and an object that is gone
 //! when it is asked for counts as missing only while it is still listed.
@@ -24,6 +25,7 @@ use crate::segment::Manifest;
 use crate::store::Key;
 
 mod parts;
+mod records;
 mod walk;
 
 /// How to verify.
@@ -116,6 +118,7 @@ pub async fn verify(reading: &Reading, how: &Verification) -> Result<Report, Res
     for &generation in &generations {
         verifier.generation(generation, generations.last() == Some(&generation)).await?;
     }
+    verifier.records().await?;
     verifier.end();
     Ok(verifier.report)
 }

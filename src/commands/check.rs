@@ -98,6 +98,7 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "snapshot-interval": show_duration(s.snapshot_interval),
         "spool-limit": show_size(s.spool_limit),
         "schedule": s.schedule.show(),
+        "drill": format!("{} assertions", s.assertions.len()),
     })
 }
 

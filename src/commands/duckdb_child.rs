@@ -9,7 +9,8 @@ pub const CONTENT: &str = "content";
 
 #[cfg(feature = "duckdb")]
 pub fn execute(args: &DuckdbChildArgs, environment: Environment<'_>) -> Result<(), Error> {
-    use crate::engine::duckdb::{check::KEY_VARIABLE, is_encrypted, library, workload};
+    use crate::engine::duckdb::check::{CHILD_ASK, KEY_VARIABLE};
+    use crate::engine::duckdb::{is_encrypted, library, workload};
     if args.task == CONTENT {
         let content = workload::read(&args.database)?;
         return super::print(&format!("{content}\n"));
@@ -20,7 +21,14 @@ pub fn execute(args: &DuckdbChildArgs, environment: Environment<'_>) -> Result<(
         // Its exit code tells the parent so.
         return Err(Error::usage("the database is encrypted, and its rows cannot be checked without the key"));
     }
-    library::run(&args.task, &args.database, key.as_deref().filter(|_| encrypted)).map_err(Error::failed)
+    let key = key.as_deref().filter(|_| encrypted);
+    if args.task == CHILD_ASK {
+        let questions: Vec<String> = serde_json::from_reader(std::io::stdin().lock())
+            .map_err(|error| Error::failed("the questions on stdin are not a list of texts in JSON").because(error))?;
+        let answers = library::ask(&args.database, key, &questions).map_err(Error::failed)?;
+        return super::print_json(&serde_json::json!(answers));
+    }
+    library::run(&args.task, &args.database, key).map_err(Error::failed)
 }
 
 #[cfg(not(feature = "duckdb"))]

@@ -50,13 +50,13 @@ const READS_AT_A_TIME: usize = 8;
 
 /// The times between which things are listed, both included.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+pub(super) struct Span {
     from: TimeMs,
     to: TimeMs,
 }
 
 impl Span {
-    fn new(options: &ListOptions, around: &Surroundings) -> Result<Span, Error> {
+    pub fn new(options: &ListOptions, around: &Surroundings) -> Result<Span, Error> {
         let time = |text: &Option<String>, open: TimeMs| match text.as_deref() {
             None => Ok(open),
             Some(text) => match point::parse(text, around.now, &around.zone)? {
@@ -70,7 +70,7 @@ impl Span {
         Ok(Span { from: time(&options.from, TimeMs(0))?, to: time(&options.to, TimeMs(u64::MAX))? })
     }
 
-    fn holds(self, time: TimeMs) -> bool {
+    pub fn holds(self, time: TimeMs) -> bool {
         (self.from..=self.to).contains(&time)
     }
 

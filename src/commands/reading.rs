@@ -5,6 +5,7 @@ use std::path::Path;
 
 use jiff::tz::TimeZone;
 
+use super::drill;
 use super::list::{self, ListOptions, ListWhat};
 use super::restore::{self, RestoreOptions, Surroundings};
 use super::source::{Source, open};
@@ -45,19 +46,22 @@ pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Resul
 /// Lists every replica of the source, one after the other.
 pub fn execute_list(args: ListArgs, environment: Environment<'_>) -> Result<(), Error> {
     let source = Source::resolve(&args.source, environment)?;
-    let what = match (args.generations, args.snapshots, args.segments, args.commits) {
-        (true, ..) => ListWhat::Generations,
-        (_, true, ..) => ListWhat::Snapshots,
-        (_, _, true, _) => ListWhat::Segments,
-        (.., true) => ListWhat::Commits,
-        _ => ListWhat::Summary,
-    };
+    let asked = [
+        (args.generations, ListWhat::Generations),
+        (args.snapshots, ListWhat::Snapshots),
+        (args.segments, ListWhat::Segments),
+        (args.commits, ListWhat::Commits),
+    ];
+    let what = asked.into_iter().find(|(is_asked, _)| *is_asked).map_or(ListWhat::Summary, |(_, what)| what);
     let options = ListOptions { what, from: args.from, to: args.to, json: args.json.on };
     let around = surroundings();
     let runtime = runtime()?;
     for_each_replica(&source, options.json, |_, replica| {
-        let store = open(replica)?;
-        runtime.block_on(list::run(store, &options, &around, &mut std::io::stdout()))
+        let (store, out) = (open(replica)?, &mut std::io::stdout());
+        match args.drills {
+            true => runtime.block_on(drill::list(store, &options, &around, out)),
+            false => runtime.block_on(list::run(store, &options, &around, out)),
+        }
     })
 }
 
@@ -78,7 +82,7 @@ pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<
 
 /// What is wrong with one replica does not hide the others; the first error is the command's. As JSON, every replica is a
 /// document of its own.
-fn for_each_replica(
+pub(super) fn for_each_replica(
     source: &Source,
     json: bool,
     mut look: impl FnMut(usize, &ReplicaConfig) -> Result<(), Error>,

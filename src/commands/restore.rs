@@ -81,10 +81,7 @@ pub async fn run(
     around: &Surroundings,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Error> {
-    let request = match options.at.as_deref().and_then(point::label) {
-        Some(name) => labelled(&store, name).await?,
-        None => request(options, around)?,
-    };
+    let request = request(&store, options.at.as_deref(), options.generation.as_deref(), around).await?;
     if options.if_missing && exists(&options.target)? {
         return nothing_done(options, "the target exists", out);
     }
@@ -103,17 +100,20 @@ pub async fn run(
     }
 }
 
-/// What a label names.
-async fn labelled(store: &Arc<dyn Store>, name: &str) -> Result<Request, Error> {
-    let name: LabelName = name.parse().map_err(|error: ParseError| Error::usage(error.to_string()))?;
-    let commit = Labels::new(store.clone()).find(&name).await?.commit;
-    Ok(Request { point: Point::Commit(commit.generation, commit.txid), generation: None })
-}
-
-fn request(options: &RestoreOptions, around: &Surroundings) -> Result<Request, Error> {
-    let at = options.at.as_deref().unwrap_or("now");
-    let point = point::parse(at, around.now, &around.zone)?;
-    let generation = options.generation.as_deref().map(point::parse_generation).transpose()?;
+/// What `--at` and `--generation` ask for.
+pub(super) async fn request(
+    store: &Arc<dyn Store>,
+    at: Option<&str>,
+    generation: Option<&str>,
+    around: &Surroundings,
+) -> Result<Request, Error> {
+    if let Some(name) = at.and_then(point::label) {
+        let name: LabelName = name.parse().map_err(|error: ParseError| Error::usage(error.to_string()))?;
+        let commit = Labels::new(store.clone()).find(&name).await?.commit;
+        return Ok(Request { point: Point::Commit(commit.generation, commit.txid), generation: None });
+    }
+    let point = point::parse(at.unwrap_or("now"), around.now, &around.zone)?;
+    let generation = generation.map(point::parse_generation).transpose()?;
     Ok(Request { point, generation })
 }
 
@@ -125,6 +125,7 @@ fn execution(options: &RestoreOptions, around: &Surroundings) -> Execution {
         engine: around.engine,
         check: options.check,
         fold: !options.keep_wal,
+        spare_bytes: 0,
         now: around.now,
         random: around.random,
         progress: Arc::new(Bar::new(options.progress)),

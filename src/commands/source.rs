@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cli::SourceArgs;
 use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
+use crate::drill::Assertion;
 use crate::error::Error;
 use crate::position::{Generation, Txid};
 use crate::replicator::shipped;
@@ -65,6 +66,20 @@ impl Source {
     pub fn policies(&self) -> Vec<Option<Policy>> {
         let policy = |replica| self.database.as_ref().and_then(|(database, _)| database.policy(replica));
         self.replicas.iter().map(policy).collect()
+    }
+
+    /// What a drill asserts of this database.
+    pub fn assertions(&self) -> Vec<Assertion> {
+        self.database.as_ref().map_or_else(Vec::new, |(database, _)| database.settings.assertions.clone())
+    }
+
+    /// Where a database is restored to for a while: where this database's state is, or else where the system keeps such things.
+    pub fn scratch(&self) -> PathBuf {
+        let state_dir = self.database.as_ref().map(|(database, _)| database.state_dir.clone());
+        match state_dir.filter(|dir| dir.is_dir()) {
+            Some(dir) => dir.join("scratch"),
+            None => std::env::temp_dir(),
+        }
     }
 
     /// What the replica at this place of `replicas` is known to have, on this machine.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::commands::progress::Bar;
 use crate::commands::restore::{Surroundings, print_text, print_value};
+use crate::drill::Scratch;
 use crate::error::{Error, ExitCode};
 use crate::position::{Generation, Txid};
 use crate::restore::point::Point;
@@ -87,17 +88,6 @@ pub async fn run(
     Err(Error::new(ExitCode::Damaged, text).next_step("see what can be restored: replicate list"))
 }
 
-/// A directory of our own, removed with everything in it.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the scratch directory could not be removed");
-        }
-    }
-}
-
 /// Restores the newest commit as `restore` would, has the engine check it where this build has the engine, and removes it.
 async fn drill(
     reading: &Reading,
@@ -107,17 +97,16 @@ async fn drill(
     report: &mut Report,
 ) -> Result<(), Error> {
     let engine = reading.marker().await.map_err(no_object)?.and_then(around.engine);
-    let path = options.scratch.join(format!("replicate-verify-{}-{:08x}", std::process::id(), around.random));
-    std::fs::create_dir(&path).map_err(RestoreError::io("cannot create the scratch directory", &path))?;
-    let scratch = Scratch(path);
+    let scratch = Scratch::new(&options.scratch, around.random)?;
     let execution = Execution {
-        target: scratch.0.join("database"),
+        target: scratch.path().join("database"),
         overwrite: false,
         jobs: how.jobs,
         engine: around.engine,
         check: engine.is_some(),
         // It is thrown away at once.
         fold: false,
+        spare_bytes: 0,
         now: around.now,
         random: around.random,
         progress: how.progress.clone(),

@@ -7,14 +7,23 @@ use std::time::Duration;
 use serde_yaml_ng::Value;
 
 use super::fields::Fields;
-use super::{Config, ConfigError, Retention, Schedule};
+use super::{Config, ConfigError, Retention, Schedule, drill};
+use crate::drill::Assertion;
 use crate::error::Error;
 use crate::retention::Policy;
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 7] =
-    ["sync-interval", "segment-size", "poll-interval", "snapshot-interval", "spool-limit", "retention", "schedule"];
+pub const SETTINGS_KEYS: [&str; 8] = [
+    "sync-interval",
+    "segment-size",
+    "poll-interval",
+    "snapshot-interval",
+    "spool-limit",
+    "retention",
+    "schedule",
+    "drill",
+];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
 const REPLICA_KEYS: [&str; 14] = [
     "url",
@@ -58,6 +67,8 @@ pub struct Settings {
     pub retention: Retention,
     /// What is done by the clock.
     pub schedule: Schedule,
+    /// What a drill asserts.
+    pub assertions: Vec<Assertion>,
 }
 
 impl Default for Settings {
@@ -70,6 +81,7 @@ impl Default for Settings {
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
             schedule: Schedule::default(),
+            assertions: Vec::new(),
         }
     }
 }
@@ -87,6 +99,7 @@ impl Settings {
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),
             schedule: Schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
+            assertions: drill::read(fields)?.unwrap_or_else(|| defaults.assertions.clone()),
         };
         if settings.spool_limit < settings.segment_size.saturating_mul(2) {
             return Err(fields.error("spool-limit", "must hold two segments: raise it, or lower segment-size"));

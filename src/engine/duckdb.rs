@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::engine::{Engine, EngineError, EngineKind, Resume, Source};
+use crate::engine::{Answer, Engine, EngineError, EngineKind, Resume, Source};
 
 mod base;
 pub mod blocks;
@@ -110,5 +110,16 @@ impl Engine for Duckdb {
             0 => Ok(false),
             bytes => Err(EngineError::Damaged(format!("{bytes} bytes of WAL are left after a checkpoint"))),
         }
+    }
+
+    /// By DuckDB in a child process, which this build may lack.
+    fn ask(&self, database: &Path, questions: &[String]) -> Result<Vec<Answer>, EngineError> {
+        if !cfg!(feature = "duckdb") {
+            return Err(EngineError::NotCapturable {
+                reason: "this build has no DuckDB library to ask it anything with".to_owned(),
+                next_step: "use a build with the feature duckdb, or ask nothing",
+            });
+        }
+        check::ask_in_child(&self.program, database, questions)
     }
 }

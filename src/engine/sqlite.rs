@@ -6,8 +6,9 @@
 
 use std::path::Path;
 
-use crate::engine::{Engine, EngineError, EngineKind, Resume, Source};
+use crate::engine::{Answer, Engine, EngineError, EngineKind, QUESTION_TIMEOUT, Resume, Source};
 
+mod ask;
 mod attach;
 mod batch;
 mod check;
@@ -51,6 +52,10 @@ impl Engine for Sqlite {
     /// Its WAL travels as page writes: a restored file is always one.
     fn fold(&self, _database: &Path) -> Result<bool, EngineError> {
         Ok(false)
+    }
+
+    fn ask(&self, database: &Path, questions: &[String]) -> Result<Vec<Answer>, EngineError> {
+        ask::ask(database, questions, QUESTION_TIMEOUT)
     }
 }
 

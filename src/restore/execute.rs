@@ -55,6 +55,8 @@ pub struct Execution {
     pub check: bool,
     /// Have the engine make one file of a main file and its WAL.
     pub fold: bool,
+    /// Must be free beyond what the restored files need.
+    pub spare_bytes: u64,
     pub now: TimeMs,
     /// Sets the names of unfinished files apart.
     pub random: u32,
@@ -82,7 +84,7 @@ pub async fn restore(reading: &Reading, request: &Request, how: &Execution) -> R
         let plan = planner.plan(request).await?;
         let target = Target::new(&how.target, plan.engine)?;
         target.check(how.overwrite)?;
-        target.check_space(plan.target_bytes())?;
+        target.check_space(plan.target_bytes().saturating_add(how.spare_bytes))?;
         for note in &plan.notes {
             how.progress.note(note);
         }

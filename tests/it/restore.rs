@@ -11,6 +11,7 @@ use replicate::store::Store;
 
 mod compaction;
 mod damage;
+mod drill;
 mod engine;
 mod full;
 mod history;

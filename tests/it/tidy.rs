@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 5] = [
     &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "inventory", "label", "replica", "retention", "spool"],
-    &["prune", "replicator", "restore", "verify", "watcher"],
+    &["drill", "prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor"],
 ];
 

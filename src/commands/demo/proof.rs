@@ -67,6 +67,7 @@ async fn restore_to(scene: &Scene, store: Arc<dyn Store>, point: Point, target: 
         engine: engine_of,
         check: true,
         fold: true,
+        spare_bytes: 0,
         now: system_clock()(),
         random: rand::random(),
         progress: Arc::new(Silent),

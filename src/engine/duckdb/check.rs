@@ -3,20 +3,24 @@
 //! The library never runs in this process: a crash of it must not be ours, and closing a file that it has open would drop
 //! the locks of both.
 
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::disk::{MainFile, WalFile, io_error, wal_path};
 use super::iteration::Iteration;
 use super::tail::{framing, header};
 use super::wal::{Framing, scan};
-use crate::engine::EngineError;
+use crate::engine::{Answer, EngineError, QUESTION_TIMEOUT};
 
 /// The hidden command that the child process runs, and its tasks.
 pub const CHILD_COMMAND: &str = "duckdb-child";
 pub const CHILD_CHECK: &str = "check";
 pub const CHILD_FOLD: &str = "fold";
+/// Reads questions as JSON from its stdin and writes the answers as JSON to its stdout.
+pub const CHILD_ASK: &str = "ask";
 /// The variable in which the child gets the key of an encrypted database: arguments can be seen by everyone.
 pub const KEY_VARIABLE: &str = "REPLICATE_DUCKDB_KEY";
 /// How the child ends when it lacks that key.
@@ -25,6 +29,9 @@ pub const CHILD_NEEDS_KEY: i32 = 2;
 const TIMEOUT: Duration = Duration::from_secs(300);
 const TIMEOUT_BYTES: u64 = 1 << 30;
 const CHILD_PAUSE: Duration = Duration::from_millis(10);
+/// Bytes that are read of what the child says, and of its answers.
+const MAX_SAID_BYTES: u64 = 64 << 10;
+const MAX_OUTPUT_BYTES: u64 = 16 << 20;
 
 /// Proves headers, the free list, every used block and every WAL entry of a pair that nobody has open.
 pub fn structure(database: &Path) -> Result<(), EngineError> {
@@ -64,25 +71,48 @@ pub fn in_child(program: &Path, task: &str, database: &Path) -> Result<(), Engin
     let bytes = [database.to_owned(), wal_path(database)];
     let bytes: u64 = bytes.iter().filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
     let timeout = TIMEOUT.saturating_mul(u32::try_from(1 + bytes / TIMEOUT_BYTES).unwrap_or(u32::MAX));
-    let mut command = Command::new(program);
-    command.arg(CHILD_COMMAND).arg(task).arg(database);
-    run(command, timeout)
+    run(command(program, task, database), Vec::new(), timeout).map(|_| ())
 }
 
-/// Runs the child to its end. However it ends other than well, the check has failed.
-fn run(mut command: Command, timeout: Duration) -> Result<(), EngineError> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(io_error("cannot start a child process"))?;
-    let stderr = child.stderr.take();
-    // Read in a thread of its own, so that a child that says much never blocks.
-    let said = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        if let Some(stderr) = stderr {
-            // What the child wrote before the pipe broke is all that there is to tell.
-            std::io::Read::read_to_end(&mut std::io::Read::take(stderr, 64 * 1024), &mut text).ok();
+/// Puts questions to `database` in a child process.
+pub fn ask_in_child(program: &Path, database: &Path, questions: &[String]) -> Result<Vec<Answer>, EngineError> {
+    let input = serde_json::to_vec(questions).expect("texts are plain data");
+    let timeout = QUESTION_TIMEOUT.saturating_mul(u32::try_from(questions.len()).unwrap_or(u32::MAX));
+    let output = run(command(program, CHILD_ASK, database), input, timeout)?;
+    let answers: Option<Vec<Answer>> = serde_json::from_slice(&output).ok();
+    answers.filter(|answers| answers.len() == questions.len()).ok_or_else(|| EngineError::Io {
+        context: "the child process gave no answers".to_owned(),
+        source: ErrorKind::InvalidData.into(),
+    })
+}
+
+fn command(program: &Path, task: &str, database: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg(CHILD_COMMAND).arg(task).arg(database);
+    command
+}
+
+/// Reads a pipe in a thread of its own, so that a child that says much never blocks. What it wrote before the pipe broke is
+/// all that there is to tell.
+fn listen(pipe: Option<impl Read + Send + 'static>, most: u64) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            pipe.by_ref().take(most).read_to_end(&mut bytes).ok();
+            std::io::copy(&mut pipe, &mut std::io::sink()).ok();
         }
-        String::from_utf8_lossy(&text).trim().to_owned()
-    });
+        bytes
+    })
+}
+
+/// Runs the child to its end, and gives what it wrote to stdout. However it ends other than well, the check has failed.
+fn run(mut command: Command, input: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, EngineError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(io_error("cannot start a child process"))?;
+    let (said, output) = (listen(child.stderr.take(), MAX_SAID_BYTES), listen(child.stdout.take(), MAX_OUTPUT_BYTES));
+    let stdin = child.stdin.take();
+    // A child that reads nothing has its own reasons; what it ends with tells.
+    std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&input)));
     let begin = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().map_err(io_error("cannot wait for a child process"))? {
@@ -96,9 +126,10 @@ fn run(mut command: Command, timeout: Duration) -> Result<(), EngineError> {
         }
         std::thread::sleep(CHILD_PAUSE);
     };
-    let said = said.join().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said.join().unwrap_or_default()).trim().to_owned();
+    let output = output.join().unwrap_or_default();
     match status {
-        Some(status) if status.success() => Ok(()),
+        Some(status) if status.success() => Ok(output),
         Some(status) if status.code().is_none() => {
             Err(EngineError::Damaged(format!("DuckDB crashed on it ({status}) {said}")))
         }
@@ -128,8 +159,9 @@ mod tests {
     #[test]
     fn only_a_good_end_is_good() {
         let long = Duration::from_secs(60);
-        run(shell("exit 0"), long).expect("a good end");
-        let failed = |script, timeout| run(shell(script), timeout).expect_err("a failed check").to_string();
+        run(shell("exit 0"), Vec::new(), long).expect("a good end");
+        assert_eq!(run(shell("exec cat"), b"heard".to_vec(), long).expect("a good end"), b"heard");
+        let failed = |script, timeout| run(shell(script), Vec::new(), timeout).expect_err("a failed check").to_string();
         assert!(failed("echo broken rows >&2; exit 1", long).contains("broken rows"));
         assert!(failed("kill -SEGV $$", long).contains("crashed"));
         assert!(failed("exec sleep 100", Duration::from_millis(50)).contains("not done"));

@@ -18,9 +18,7 @@ const FINDINGS_MAX: usize = 3;
 pub(super) fn check(database: &Path) -> Result<(), EngineError> {
     let failed =
         |error: rusqlite::Error| EngineError::Damaged(format!("SQLite cannot check {}: {error}", database.display()));
-    // Without `immutable`, opening a database in WAL mode would create a WAL beside it.
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(immutable_uri(database), flags).map_err(failed)?;
+    let connection = open_immutable(database).map_err(failed)?;
     let unknown_order = AtomicBool::new(false);
     stand_in_for_collations(&connection, &unknown_order);
     let mut findings = ask(&connection, "PRAGMA integrity_check(3)").map_err(failed)?;
@@ -32,6 +30,13 @@ pub(super) fn check(database: &Path) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::Damaged(format!("SQLite's integrity check of {}: {}", database.display(), findings.join("; "))))
+}
+
+/// Opens a file that nobody else has open, to read it. Without `immutable`, opening a database in WAL mode would create a WAL
+/// beside it.
+pub(super) fn open_immutable(database: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(immutable_uri(database), flags)
 }
 
 fn ask(connection: &Connection, pragma: &str) -> rusqlite::Result<Vec<String>> {

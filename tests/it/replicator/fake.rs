@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use replicate::checksum::{PageMap, page_hash};
 use replicate::engine::{
-    Engine, EngineError, EngineKind, ExtentSink, NewCommit, Poll, Progress, Resume, SNAPSHOT_SLICE_BYTES,
+    Answer, Engine, EngineError, EngineKind, ExtentSink, NewCommit, Poll, Progress, Resume, SNAPSHOT_SLICE_BYTES,
     SnapshotStart, Source, TransactionSink,
 };
 use replicate::extent::{Extent, FileId, PageGrid};
@@ -132,6 +132,10 @@ impl Engine for FakeEngine {
 
     fn check(&self, _database: &Path) -> Result<(), EngineError> {
         Ok(())
+    }
+
+    fn ask(&self, _database: &Path, questions: &[String]) -> Result<Vec<Answer>, EngineError> {
+        Ok(questions.iter().map(|_| Answer::Other("this engine answers nothing".to_owned())).collect())
     }
 }
 

@@ -33,6 +33,7 @@ async fn sum_at(store: &Arc<dyn Store>, point: Point, target: &Path) -> i64 {
         engine: |kind| (kind == EngineKind::Sqlite).then(|| Arc::new(Sqlite) as _),
         check: true,
         fold: true,
+        spare_bytes: 0,
         now: system_clock()(),
         random: 1,
         progress: Arc::new(Silent),

@@ -38,6 +38,7 @@ async fn loss_18_a_restore_without_room_says_so() {
         engine: |_| None,
         check: false,
         fold: true,
+        spare_bytes: 0,
         now: TimeMs(1),
         random: 1,
         progress: Arc::new(Filling(disk.clone())),

@@ -1,0 +1,86 @@
+//! What `drill` says: what must be true of a restored database.
+
+use serde_yaml_ng::Value;
+
+use super::ConfigError;
+use super::fields::Fields;
+use crate::drill::Assertion;
+
+const KEYS: [&str; 1] = ["assertions"];
+const ASSERTION_KEYS: [&str; 3] = ["name", "sql", "expected"];
+const MAX_ASSERTIONS: usize = 1000;
+const MAX_SQL_CHARS: usize = 64 * 1024;
+
+/// Takes the key `drill` out of `fields`; `None` where it is missing. The nearest `drill` says everything.
+pub(super) fn read(fields: &mut Fields) -> Result<Option<Vec<Assertion>>, ConfigError> {
+    let path = fields.path_to("drill");
+    let Some(value) = fields.value("drill") else { return Ok(None) };
+    let mut own = Fields::new(value, &path, &KEYS)?;
+    let items = own.list("assertions")?.unwrap_or_default();
+    if items.len() > MAX_ASSERTIONS {
+        return Err(own.error("assertions", format!("has more than {MAX_ASSERTIONS} entries")));
+    }
+    let at = own.path_to("assertions");
+    let each = items.into_iter().enumerate().map(|(i, item)| assertion(item, &format!("{at}[{i}]")));
+    each.collect::<Result<_, _>>().map(Some)
+}
+
+fn assertion(item: Value, at: &str) -> Result<Assertion, ConfigError> {
+    let example = "write a query, such as \"SELECT count(*) > 0 FROM users\", or { name: …, sql: …, expected: … }";
+    let assertion = match item {
+        Value::String(sql) => Assertion { name: sql.clone(), sql, expected: None },
+        item @ Value::Mapping(_) => {
+            let mut fields = Fields::new(item, at, &ASSERTION_KEYS)?;
+            let sql = fields.text("sql")?.ok_or_else(|| ConfigError::at(at, "needs the key `sql`"))?;
+            Assertion {
+                name: fields.text("name")?.unwrap_or_else(|| sql.clone()),
+                sql,
+                expected: fields.text("expected")?,
+            }
+        }
+        _ => return Err(ConfigError::at(at, format!("is no assertion; {example}"))),
+    };
+    match assertion.sql.trim().is_empty() || assertion.sql.chars().count() > MAX_SQL_CHARS {
+        true => Err(ConfigError::at(at, format!("is empty or longer than {MAX_SQL_CHARS} characters; {example}"))),
+        false => Ok(assertion),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(text: &str) -> Result<Option<Vec<Assertion>>, ConfigError> {
+        let value: Value = serde_yaml_ng::from_str(text).unwrap();
+        read(&mut Fields::new(value, "defaults", &["drill"])?)
+    }
+
+    /// A query alone is an assertion; name and expected value can be said.
+    #[test]
+    fn every_form_is_understood() {
+        let text = "drill: {assertions: ['SELECT 1', {name: users, sql: SELECT count(*) FROM u, expected: 5}]}";
+        let assertions = read_text(text).unwrap().unwrap();
+        let plain = Assertion { name: "SELECT 1".into(), sql: "SELECT 1".into(), expected: None };
+        let named =
+            Assertion { name: "users".into(), sql: "SELECT count(*) FROM u".into(), expected: Some("5".into()) };
+        assert_eq!(assertions, [plain, named]);
+        assert_eq!(read_text("{}").unwrap(), None);
+        assert_eq!(read_text("drill: {assertions: []}").unwrap(), Some(Vec::new()));
+    }
+
+    /// What is no assertion is refused with the way to it.
+    #[test]
+    fn impossible_assertions_are_refused() {
+        for (text, at, part) in [
+            ("{assertions: SELECT 1}", "defaults.drill.assertions`", "not a list"),
+            ("{assertions: [[]]}", "defaults.drill.assertions[0]`", "SELECT count(*)"),
+            ("{assertions: ['SELECT 1', ' ']}", "defaults.drill.assertions[1]`", "is empty"),
+            ("{assertions: [{name: x}]}", "defaults.drill.assertions[0]`", "needs the key `sql`"),
+            ("{assertions: [{sq: x}]}", "defaults.drill.assertions[0].sq`", "\"sql\""),
+            ("{asserts: []}", "defaults.drill.asserts`", "\"assertions\""),
+        ] {
+            let message = read_text(&format!("drill: {text}")).unwrap_err().to_string();
+            assert!(message.contains(at) && message.contains(part), "{text}: {message}");
+        }
+    }
+}
