@@ -15,7 +15,8 @@ use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid
 mod facts;
 
 pub use facts::{
-    GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, ReplicaState, ReplicaStatus, SnapshotProgress, State, StatusSnapshot,
+    GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, Proofs, ReplicaState, ReplicaStatus, SnapshotProgress, State,
+    StatusSnapshot,
 };
 
 /// Tells the wall clock's time. Injected, so that tests decide what time it is.
@@ -102,6 +103,8 @@ impl Status {
             snapshot_progress: None,
             snapshot_duration: None,
             compacted: [(0, Txid::ZERO); 3],
+            verify: Proofs::default(),
+            drill: Proofs::default(),
             capture_to_store: Histogram::default(),
         });
         let now = StatusSnapshot {

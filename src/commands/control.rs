@@ -93,6 +93,11 @@ fn text(status: &Value) -> String {
                 text.push_str(&format!("  {reason}"));
             }
             text.push('\n');
+            for what in ["verify", "drill"] {
+                if replica[what]["failing"] == true {
+                    text.push_str(&format!("    {what} FAILED: {}\n", shown(&replica[what]["last_failure"]["text"])));
+                }
+            }
         }
     }
     text

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::position::TimeMs;
 use crate::replicator::Handle;
-use crate::status::{Place, ReplicaState, ReplicaStatus, State};
+use crate::status::{Place, Proofs, ReplicaState, ReplicaStatus, State};
 
 /// One database and its replicas.
 pub fn status_value(path: &Path, handle: &Handle) -> Value {
@@ -46,6 +46,20 @@ fn replica_value(replica: &ReplicaStatus) -> Value {
         "lag_bytes": replica.lag_bytes,
         "stored_bytes": replica.shipped_bytes,
         "snapshot": replica.snapshot.map(|(txid, time)| json!({ "txid": txid.0, "time_ms": time.0 })),
+        "verify": proofs_value(&replica.verify),
+        "drill": proofs_value(&replica.drill),
+    })
+}
+
+fn proofs_value(proofs: &Proofs) -> Value {
+    json!({
+        "running_since_ms": proofs.running_since.map(|time| time.0),
+        "last_success_ms": proofs.last_success.map(|time| time.0),
+        "last_failure": proofs.last_failure.as_ref().map(|(time, text)| json!({ "time_ms": time.0, "text": text })),
+        "last_duration_ms": proofs.last_duration.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        "successes": proofs.successes,
+        "failures": proofs.failures,
+        "failing": proofs.is_failing(),
     })
 }
 

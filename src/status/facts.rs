@@ -93,6 +93,45 @@ pub struct SnapshotProgress {
     pub total_bytes: u64,
 }
 
+/// What is known of the verifications, or of the drills, of one replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proofs {
+    /// One is under way since then.
+    pub running_since: Option<TimeMs>,
+    /// When the newest one that found everything well ended; one before this process among them, where that is known.
+    pub last_success: Option<TimeMs>,
+    /// When the newest one of this process that did not ended, and why.
+    pub last_failure: Option<(TimeMs, String)>,
+    /// Of the newest one of this process, however it ended.
+    pub last_duration: Option<Duration>,
+    /// How many of this process ended so.
+    pub successes: u64,
+    pub failures: u64,
+}
+
+impl Proofs {
+    /// The one that was under way has ended.
+    pub fn ended(&mut self, now: TimeMs, took: Duration, result: Result<(), String>) {
+        (self.running_since, self.last_duration) = (None, Some(took));
+        match result {
+            Ok(()) => {
+                self.successes += 1;
+                self.last_success = Some(now);
+            }
+            Err(why) => {
+                self.failures += 1;
+                self.last_failure = Some((now, why));
+            }
+        }
+    }
+
+    /// The newest one that ended was not well.
+    pub fn is_failing(&self) -> bool {
+        let failed = self.last_failure.as_ref().map(|(time, _)| *time);
+        failed.is_some_and(|failed| self.last_success.is_none_or(|passed| passed < failed))
+    }
+}
+
 /// One replica at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaStatus {
@@ -113,6 +152,8 @@ pub struct ReplicaStatus {
     pub snapshot_duration: Option<Duration>,
     /// Segments that this process made of others, and up to which commit, for levels 1 to 3.
     pub compacted: [(u64, Txid); 3],
+    pub verify: Proofs,
+    pub drill: Proofs,
     /// From when a commit was seen to when it was in the replica.
     pub capture_to_store: Histogram,
 }
