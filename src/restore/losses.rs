@@ -1,6 +1,6 @@
 //! Saying what cannot be restored, why, and what can be instead.
 
-use crate::inventory::{Gap, Inventory, Moment, Window};
+use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Moment, Window};
 use crate::layout::SnapshotName;
 use crate::position::{CommitKind, TimeMs, Txid};
 use crate::restore::error::{Damage, DisplayMoment, Fault, NoSuchPoint, RestoreError};
@@ -12,6 +12,15 @@ use crate::segment::Index;
 pub fn is_held(inventory: &Inventory, txid: Txid) -> bool {
     inventory.snapshots.iter().any(|s| s.name.txid == txid)
         || inventory.segments.iter().any(|s| (s.name.first..=s.name.last).contains(&txid))
+}
+
+/// Is this commit only within what was merged, where none but the last can be restored?
+pub fn is_merged(inventory: &Inventory, txid: Txid) -> bool {
+    let holds = |exact: bool| {
+        let of_kind = inventory.segments.iter().filter(move |s| (s.name.level <= EVERY_COMMIT) == exact);
+        of_kind.map(|s| s.name).any(|name| (name.first..=name.last).contains(&txid))
+    };
+    !inventory.snapshots.iter().any(|s| s.name.txid == txid) && !holds(true) && holds(false)
 }
 
 /// Says when a time lies where single commits were not captured: the commit before them is exact, and yet not all.
@@ -70,7 +79,7 @@ pub fn no_such_point(
         false => windows,
     };
     let before = windows.iter().filter(|w| w.from.txid <= target).map(|w| nearest_before(inventory, w, target)).max();
-    let after = windows.iter().map(|w| w.from).find(|from| from.txid > target);
+    let after = windows.iter().filter(|w| w.to.txid > target).map(|w| nearest_after(inventory, w, target)).min();
     let mut problem = format!("{point} {problem}");
     if let (Point::At(_), Some(newest), None) = (point, inventory.newest, after) {
         problem.push_str(&format!(", {}; for that one leave out --at, or say now", DisplayMoment(&newest)));
@@ -85,6 +94,15 @@ fn nearest_before(inventory: &Inventory, window: &Window, target: Txid) -> Momen
     }
     let known = inventory.moments().filter(|m| (window.from.txid..=target).contains(&m.txid)).max();
     known.unwrap_or(window.from)
+}
+
+/// The first moment of `window`, which ends after `target`, that is known to be after it.
+fn nearest_after(inventory: &Inventory, window: &Window, target: Txid) -> Moment {
+    if window.from.txid > target {
+        return window.from;
+    }
+    let known = inventory.moments().filter(|m| m.txid > target && m.txid <= window.to.txid).min();
+    known.unwrap_or(window.to)
 }
 
 /// Where no other object can serve instead.

@@ -6,7 +6,9 @@ use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Listed, Window};
 use crate::layout::{ObjectName, SegmentName, SnapshotName};
 use crate::position::{Commit, Generation, TimeMs, Txid};
 use crate::restore::error::{Damage, DisplayMoment, Fault, RestoreError};
-use crate::restore::losses::{is_held, no_object, no_object_named, no_such_point, note_repair, outside, unusable};
+use crate::restore::losses::{
+    is_held, is_merged, no_object, no_object_named, no_such_point, note_repair, outside, unusable,
+};
 use crate::restore::plan::RestorePlan;
 use crate::restore::point::{Point, format_time};
 use crate::restore::reading::Reading;
@@ -16,6 +18,9 @@ use crate::segment::Manifest;
 pub const MAX_BROKEN_OBJECTS: usize = 32;
 /// Snapshots whose beginnings are read to say what is still restorable.
 const MAX_EXAMINED_SNAPSHOTS: usize = 64;
+
+const MERGED: &str = "lies within what was merged: beyond the time that retention keeps each commit of, only the last one of each hour \
+                      and day can be restored";
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +204,9 @@ impl Planner {
         let before = inventory.moments().filter(|m| m.time <= time).max();
         let target = before.map_or(Txid::ZERO, |m| m.txid);
         let next = Txid(target.0.saturating_add(1));
+        if is_merged(inventory, next) {
+            return self.inside(inventory, MERGED, point, target).await;
+        }
         match self.is_pruned(inventory, next).await {
             Ok(is_pruned) => self.inside_gap(inventory, point, target, is_pruned).await,
             Err(error) => error,
@@ -234,9 +242,14 @@ impl Planner {
                 break;
             }
         }
-        let is_pruned = self.is_pruned(&history.all, target).await?;
-        if self.broken.is_empty() && point != Point::Newest && (is_pruned || !is_held(&history.all, target)) {
-            return Err(self.inside_gap(&history.all, point, target, is_pruned).await);
+        if self.broken.is_empty() && point != Point::Newest {
+            if is_merged(&history.all, target) {
+                return Err(self.inside(&history.all, MERGED, point, target).await);
+            }
+            let is_pruned = self.is_pruned(&history.all, target).await?;
+            if is_pruned || !is_held(&history.all, target) {
+                return Err(self.inside_gap(&history.all, point, target, is_pruned).await);
+            }
         }
         Err(self.damaged(&history.all).await)
     }
@@ -303,12 +316,15 @@ impl Planner {
     }
 
     async fn inside_gap(&self, inventory: &Inventory, point: Point, target: Txid, is_pruned: bool) -> RestoreError {
-        let windows = self.windows(inventory).await;
         let problem = match is_pruned {
             true => "was pruned: no retention rule keeps it",
             false => "is inside a gap: segments are missing there",
         };
-        no_such_point(inventory, &windows, problem, point, target)
+        self.inside(inventory, problem, point, target).await
+    }
+
+    async fn inside(&self, inventory: &Inventory, problem: &str, point: Point, target: Txid) -> RestoreError {
+        no_such_point(inventory, &self.windows(inventory).await, problem, point, target)
     }
 
     /// What is lost, and what is not.

@@ -2,7 +2,7 @@
 
 mod ledger;
 mod product;
-mod python;
+pub mod python;
 mod recorder;
 mod scenarios;
 mod steps;

@@ -20,7 +20,7 @@ use writer::{WriterPlan, create_database};
 
 /// Seconds of load and restores to make: short in CI, longer by `REPLICATE_LEDGER_SECONDS` and `REPLICATE_LEDGER_POINTS`.
 #[expect(clippy::disallowed_methods, reason = "what a test is to do comes from its environment")]
-fn from_environment(name: &str, default: u64) -> u64 {
+pub fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 

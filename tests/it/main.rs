@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod duckdb;
 mod format;
+mod history;
 mod ledger;
 mod live;
 mod processes;
