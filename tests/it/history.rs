@@ -108,6 +108,7 @@ impl History {
             fold: false,
             now: TimeMs(self.clock.load(Ordering::SeqCst)),
             random: 1,
+            spare_bytes: 0,
             progress: Arc::new(Silent),
         };
         restore(&Reading::new(self.store.clone()), &Request { point, generation: None }, &how).await
