@@ -5,6 +5,7 @@
 //! | `begin.rs`, `resume.rs`, `rebuild.rs` | where to go on: local state, the replicas, or a new generation |
 //! | `capture.rs`, `attach.rs` | the capturing thread |
 //! | `pace.rs` | events or a timer |
+//! | `due.rs` | when a snapshot begins, and why |
 //! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::compaction;
+use crate::cron::Cron;
 use crate::engine::choice::Choice;
 use crate::prune::GRACE;
 use crate::replica::Replica;
@@ -40,6 +42,7 @@ mod begin;
 mod capture;
 mod compact;
 mod copy;
+pub mod due;
 mod handle;
 mod maintain;
 mod pace;
@@ -54,6 +57,7 @@ mod snapshot;
 pub use handle::{Handle, LabelledError};
 pub use snapshot::release_memory;
 
+use due::Rules;
 use shared::{Command, Shared};
 
 /// What one database is replicated with. Plain data: the configuration maps onto it.
@@ -71,7 +75,10 @@ pub struct Settings {
     pub segment_size: u64,
     /// How often to look when no file event arrives.
     pub poll_interval: Duration,
-    pub snapshot_interval: Duration,
+    /// When a full copy is made.
+    pub snapshots: Rules,
+    /// When one is made by the clock, besides.
+    pub snapshot_schedule: Option<Cron>,
     /// Bytes of segments that may wait for a replica.
     pub spool_limit: u64,
     /// What is kept in each replica, in their order; `None`, or none at all: everything.
@@ -98,7 +105,8 @@ impl Settings {
             sync_interval: Duration::from_secs(1),
             segment_size: 4 * 1024 * 1024,
             poll_interval: Duration::from_secs(1),
-            snapshot_interval: Duration::from_secs(24 * 60 * 60),
+            snapshots: Rules::default(),
+            snapshot_schedule: None,
             spool_limit: 10 * 1024 * 1024 * 1024,
             retention: Vec::new(),
             prune_interval: Duration::from_secs(60 * 60),

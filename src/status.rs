@@ -15,8 +15,8 @@ use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid
 mod facts;
 
 pub use facts::{
-    GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, Proofs, ReplicaState, ReplicaStatus, SnapshotProgress, State,
-    StatusSnapshot,
+    GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, Proofs, ReplicaState, ReplicaStatus, SnapshotProgress, SnapshotReason,
+    State, StatusSnapshot,
 };
 
 /// Tells the wall clock's time. Injected, so that tests decide what time it is.
@@ -100,6 +100,7 @@ impl Status {
             last_success: None,
             last_error: None,
             snapshot: None,
+            snapshot_reason: None,
             snapshot_progress: None,
             snapshot_duration: None,
             compacted: [(0, Txid::ZERO); 3],

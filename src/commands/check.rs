@@ -15,6 +15,7 @@ use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
 use crate::engine::EngineKind;
 use crate::engine::head::{self, HEAD_BYTES};
 use crate::error::Error;
+use crate::replicator::due::WayLimit;
 use crate::store::{self, ChecksumMode, Sse, Store, StoreError, StoreOptions};
 
 /// What one database was found to be. The facts of the file itself, no lock taken.
@@ -95,7 +96,13 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "sync-interval": show_duration(s.sync_interval),
         "segment-size": show_size(s.segment_size),
         "poll-interval": show_duration(s.poll_interval),
-        "snapshot-interval": show_duration(s.snapshot_interval),
+        "snapshot-interval": show_duration(s.snapshots.interval),
+        "snapshot-after": match s.snapshots.way {
+            WayLimit::Never => "never".to_owned(),
+            WayLimit::Percent(percent) => format!("{percent}%"),
+            WayLimit::Bytes(bytes) => show_size(bytes),
+        },
+        "snapshot-spacing": show_duration(s.snapshots.spacing),
         "spool-limit": show_size(s.spool_limit),
         "schedule": s.schedule.show(),
         "drill": format!("{} assertions", s.assertions.len()),

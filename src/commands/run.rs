@@ -242,7 +242,8 @@ fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
         sync_interval: s.sync_interval,
         segment_size: s.segment_size,
         poll_interval: s.poll_interval,
-        snapshot_interval: s.snapshot_interval,
+        snapshots: s.snapshots,
+        snapshot_schedule: s.schedule.snapshot.clone(),
         spool_limit: s.spool_limit,
         retention: database.replicas.iter().map(|replica| database.policy(replica)).collect(),
         ..Settings::new(&database.path)

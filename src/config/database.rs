@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use serde_yaml_ng::Value;
 
-use super::fields::Fields;
+use super::fields::{Fields, ShareOrSize};
 use super::{Config, ConfigError, Retention, Schedule, drill};
 use crate::drill::Assertion;
 use crate::error::Error;
+use crate::replicator::due::{Rules, WayLimit};
 use crate::retention::Policy;
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 8] = [
+pub const SETTINGS_KEYS: [&str; 10] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
     "snapshot-interval",
+    "snapshot-after",
+    "snapshot-spacing",
     "spool-limit",
     "retention",
     "schedule",
@@ -47,6 +50,9 @@ const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const SEGMENT_SIZE: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+const SNAPSHOT_SPACING: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * 3600);
+const SNAPSHOT_PERCENT: RangeInclusive<u32> = 1..=10_000;
+const SNAPSHOT_AFTER: RangeInclusive<u64> = (1 << 20)..=(1 << 50);
 const SPOOL_LIMIT: RangeInclusive<u64> = (16 << 20)..=(1 << 50);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const MAX_REPLICAS: usize = 16;
@@ -60,7 +66,7 @@ pub struct Settings {
     pub segment_size: u64,
     /// Fallback when no file event arrives.
     pub poll_interval: Duration,
-    pub snapshot_interval: Duration,
+    pub snapshots: Rules,
     /// Bytes that the spool may hold while a store is down.
     pub spool_limit: u64,
     /// Of every replica that does not say otherwise.
@@ -77,7 +83,7 @@ impl Default for Settings {
             sync_interval: Duration::from_secs(1),
             segment_size: 4 << 20,
             poll_interval: Duration::from_secs(1),
-            snapshot_interval: 24 * HOUR,
+            snapshots: Rules::default(),
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
             schedule: Schedule::default(),
@@ -93,9 +99,7 @@ impl Settings {
             sync_interval: fields.duration("sync-interval", SYNC_INTERVAL)?.unwrap_or(defaults.sync_interval),
             segment_size: fields.size("segment-size", SEGMENT_SIZE)?.unwrap_or(defaults.segment_size),
             poll_interval: fields.duration("poll-interval", POLL_INTERVAL)?.unwrap_or(defaults.poll_interval),
-            snapshot_interval: fields
-                .duration("snapshot-interval", SNAPSHOT_INTERVAL)?
-                .unwrap_or(defaults.snapshot_interval),
+            snapshots: read_rules(fields, &defaults.snapshots)?,
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),
             schedule: Schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
@@ -106,6 +110,20 @@ impl Settings {
         }
         Ok(settings)
     }
+}
+
+fn read_rules(fields: &mut Fields, defaults: &Rules) -> Result<Rules, ConfigError> {
+    Ok(Rules {
+        interval: fields.duration("snapshot-interval", SNAPSHOT_INTERVAL)?.unwrap_or(defaults.interval),
+        way: fields.share_or_size("snapshot-after", SNAPSHOT_PERCENT, SNAPSHOT_AFTER)?.map_or(defaults.way, |limit| {
+            match limit {
+                None => WayLimit::Never,
+                Some(ShareOrSize::Percent(percent)) => WayLimit::Percent(percent),
+                Some(ShareOrSize::Bytes(bytes)) => WayLimit::Bytes(bytes),
+            }
+        }),
+        spacing: fields.duration("snapshot-spacing", SNAPSHOT_SPACING)?.unwrap_or(defaults.spacing),
+    })
 }
 
 /// One database.

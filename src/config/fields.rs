@@ -110,6 +110,33 @@ impl Fields {
         let (low, high) = (show_size(*bounds.start()), show_size(*bounds.end()));
         Err(self.error(key, format!("{text} is out of bounds: {low} to {high}")))
     }
+
+    /// A percentage, a size, or `never`, which is the inner `None`.
+    pub fn share_or_size(
+        &mut self,
+        key: &str,
+        percents: RangeInclusive<u32>,
+        sizes: RangeInclusive<u64>,
+    ) -> Result<Option<Option<ShareOrSize>>, ConfigError> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        if text == "never" {
+            return Ok(Some(None));
+        }
+        let (low, high) = (show_size(*sizes.start()), show_size(*sizes.end()));
+        let bounds = format!("{}% to {}%, {low} to {high}, or never", percents.start(), percents.end());
+        let limit = match text.strip_suffix('%') {
+            Some(percent) => percent.trim().parse().ok().filter(|p| percents.contains(p)).map(ShareOrSize::Percent),
+            None => parse_size(&text).ok().filter(|size| sizes.contains(size)).map(ShareOrSize::Bytes),
+        };
+        limit.map(|limit| Some(Some(limit))).ok_or_else(|| self.error(key, format!("{text:?} is none of {bounds}")))
+    }
+}
+
+/// A limit that is written as a percentage or as a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareOrSize {
+    Percent(u32),
+    Bytes(u64),
 }
 
 fn unknown_key(path: &str, key: &str, known: &[&str]) -> ConfigError {

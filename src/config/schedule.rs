@@ -8,7 +8,7 @@ use crate::cron::{Cron, EXAMPLE, Zone};
 
 const KEYS: [&str; 4] = ["time-zone", "snapshot", "verify", "drill"];
 /// Keys that nothing acts on yet. Refused, because an option that is accepted and ignored is a promise that is broken.
-const LATER: &[&str] = &["snapshot", "verify", "drill"];
+const LATER: &[&str] = &["verify", "drill"];
 
 /// What is done by the clock, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

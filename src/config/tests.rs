@@ -1,4 +1,5 @@
 use super::*;
+use crate::replicator::due::{Rules, WayLimit};
 
 fn environment(name: &str) -> Option<String> {
     match name {
@@ -51,7 +52,7 @@ fn every_key_is_understood() {
     assert_eq!((app.name.as_str(), app.path.as_path()), ("app.db", Path::new("/data/app.db")));
     assert_eq!(app.state_dir, Path::new("/var/lib/replicate/.app.db-replicate"));
     assert_eq!((app.settings.sync_interval, app.settings.segment_size), (Duration::from_millis(10), 8 << 20));
-    assert_eq!((app.settings.snapshot_interval, app.settings.spool_limit), (Duration::from_secs(43_200), 1 << 30));
+    assert_eq!((app.settings.snapshots.interval, app.settings.spool_limit), (Duration::from_secs(43_200), 1 << 30));
     let options = &app.replicas[0].options;
     assert_eq!(options.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
     assert_eq!((options.access_key_id.as_deref(), options.path_style), (Some("AKIA-key"), Some(true)));
@@ -168,6 +169,9 @@ fn impossible_values_are_refused() {
         ("defaults: {sync-interval: 1}", "not a duration"),
         ("defaults: {sync-interval: [1s]}", "not a text"),
         ("defaults: {spool-limit: 1MB}", "out of bounds"),
+        ("defaults: {snapshot-after: 0%}", "1% to 10000%, 1MiB to 1024TiB, or never"),
+        ("defaults: {snapshot-after: 100}", "1% to 10000%"),
+        ("defaults: {snapshot-after: 1KB}", "1% to 10000%"),
         ("defaults: {spool-limit: 20MiB, segment-size: 16MiB}", "two segments"),
         ("databases: [{path: a, path: b}]", "duplicate"),
         ("databases: [{path: '${NONE}'}]", "NONE is not set"),
@@ -176,6 +180,23 @@ fn impossible_values_are_refused() {
         let message = message(text);
         assert!(message.contains(part), "{text}: {message}");
     }
+}
+
+/// The limit of the way from a snapshot is a share of it, a size, or none; what is not said is inherited.
+#[test]
+fn the_way_from_a_snapshot() {
+    let settings = |text: &str| parse(text).unwrap().databases[0].settings.snapshots;
+    for (written, way) in [
+        ("50%", WayLimit::Percent(50)),
+        ("1GiB", WayLimit::Bytes(1 << 30)),
+        ("never", WayLimit::Never),
+        ("null", WayLimit::Percent(100)),
+    ] {
+        let found = settings(&format!("databases: [{{path: a, snapshot-after: {written}}}]"));
+        assert_eq!(found, Rules { way, ..Rules::default() });
+    }
+    let inherited = settings("defaults: {snapshot-after: 7MiB, snapshot-spacing: 0s}\ndatabases: [{path: a}]");
+    assert_eq!((inherited.way, inherited.spacing), (WayLimit::Bytes(7 << 20), Duration::ZERO));
 }
 
 /// Two databases cannot share a file, a state directory or a replica.

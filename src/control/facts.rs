@@ -45,7 +45,10 @@ fn replica_value(replica: &ReplicaStatus) -> Value {
         "lag_ms": u64::try_from(replica.lag.as_millis()).unwrap_or(u64::MAX),
         "lag_bytes": replica.lag_bytes,
         "stored_bytes": replica.shipped_bytes,
-        "snapshot": replica.snapshot.map(|(txid, time)| json!({ "txid": txid.0, "time_ms": time.0 })),
+        "snapshot": replica.snapshot.map(|(txid, time)| {
+            let why = replica.snapshot_reason.map(|reason| reason.to_string());
+            json!({ "txid": txid.0, "time_ms": time.0, "why": why })
+        }),
         "verify": proofs_value(&replica.verify),
         "drill": proofs_value(&replica.drill),
     })

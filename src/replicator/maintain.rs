@@ -36,6 +36,8 @@ pub(super) struct Compactions {
     broken: BTreeSet<ObjectName>,
     /// What was found to be missing when the replica was first listed, and is bridged by no snapshot.
     hole: Option<Gap>,
+    /// Segments that were made and not told yet.
+    made: Vec<Listed<SegmentName>>,
     running: Option<Running>,
     ended: Option<Result<Result<Outcome, Final>, JoinError>>,
     backoff: Backoff,
@@ -66,6 +68,7 @@ impl Compactions {
             waiting: inventory.map_or(Waiting::empty(), Waiting::new),
             broken: BTreeSet::new(),
             hole: inventory.and_then(hole),
+            made: Vec::new(),
             running: None,
             ended: None,
             backoff: Backoff::new(AGAIN, AGAIN_AT_MOST),
@@ -78,6 +81,7 @@ impl Compactions {
         (self.running, self.ended, self.not_before) = (None, None, None);
         (self.generation, self.waiting) = (course.generation, Waiting::empty());
         self.broken.clear();
+        self.made.clear();
         self.hole = None;
         self.backoff.reset();
     }
@@ -87,6 +91,11 @@ impl Compactions {
         if segment.name.generation == self.generation {
             self.waiting.add(segment);
         }
+    }
+
+    /// What was made since the last call.
+    pub fn take_made(&mut self) -> Vec<Listed<SegmentName>> {
+        std::mem::take(&mut self.made)
     }
 
     /// These were pruned: nothing needs them any more, so they are no damage either.
@@ -164,6 +173,7 @@ impl Compactions {
         match outcome {
             Outcome::Done(segment) => {
                 self.waiting.add(segment);
+                self.made.push(segment);
                 self.backoff.reset();
                 self.not_before = None;
                 let (level, last) = (usize::from(segment.name.level.0), segment.name.last);

@@ -208,6 +208,7 @@ impl Shipping {
             while let Some(object) = self.next() {
                 self.ship(&object).await?;
             }
+            self.snapshots.learn_size().await;
             let is_work_due = self.snapshots.is_due(self.shipped) || self.compactions.is_due();
             if is_work_due && !self.has_claimed(self.course.generation) {
                 let term = Term(self.course.term.load(Ordering::Acquire));
@@ -217,6 +218,7 @@ impl Shipping {
             if let Some(broken) = self.compactions.advance(self.claimed)? {
                 self.snapshots.skip_to(broken);
             }
+            self.compactions.take_made().into_iter().for_each(|segment| self.snapshots.leads_on(segment));
             let deleted = self.prunings.take_deleted();
             self.compactions.pruned(&deleted);
             // One after the other: a snapshot relies on parts that it finds in the replica.
@@ -321,7 +323,9 @@ impl Shipping {
             }
         }
         self.shared.status.replica(self.index, |replica| replica.state = ReplicaState::Connected);
-        self.compactions.shipped(Listed { name: object.name, size: object.len });
+        let segment = Listed { name: object.name, size: object.len };
+        self.compactions.shipped(segment);
+        self.snapshots.leads_on(segment);
         self.move_to(object.last(), object.len);
         Ok(())
     }

@@ -12,33 +12,56 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use super::Final;
 use super::copy::{CHANNEL_PARTS, CopyEnd, CopyMessage};
+use super::due::{Stand, Way};
 use super::resume::Contact;
 use super::shared::{Command, Course, KnownParts, Shared};
 use super::ship::{new_backoff, pause};
-use crate::layout::{PartHash, SnapshotName};
-use crate::position::{Generation, Txid};
+use crate::inventory::Listed;
+use crate::layout::{PartHash, SegmentName, SnapshotName};
+use crate::position::{Generation, TimeMs, Txid};
 use crate::prune::{SETTLE, spare};
 use crate::replica::{Replica, newest_snapshot};
 use crate::segment::{Manifest, PartRef};
-use crate::status::{Place, SnapshotProgress};
+use crate::status::{Place, SnapshotProgress, SnapshotReason};
 
 /// Parts on their way to one replica at a time.
 const PARALLEL_PARTS: usize = 4;
 /// A snapshot that was interrupted is begun again after this.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// `None`: interrupted, nothing came of it.
+type Uploaded = Result<Option<Newest>, Final>;
+
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    at: TimeMs,
+    reason: SnapshotReason,
+}
+
+/// The newest whole snapshot.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    name: SnapshotName,
+    /// When it was begun, if by this process; the time of its commit may be long before that.
+    begun: TimeMs,
+    /// What a restore reads of it; `None` while that is not known.
+    bytes: Option<u64>,
+}
+
 /// The snapshots of one replica.
 pub(super) struct Snapshots {
     shared: Arc<Shared>,
     index: usize,
     course: Course,
-    newest: Option<SnapshotName>,
-    /// One is wanted whatever the interval says.
-    is_needed: bool,
+    newest: Option<Newest>,
+    /// What a restore of the newest commit reads behind it.
+    way: Way,
+    /// One is wanted whatever the rules say.
+    needed: Option<SnapshotReason>,
     /// The replica lacks commits up to here: a copy that began before does not help.
     skipped: Arc<Mutex<Place>>,
-    running: Option<JoinHandle<Result<Option<SnapshotName>, Final>>>,
-    ended: Option<Result<Result<Option<SnapshotName>, Final>, JoinError>>,
+    running: Option<(Begun, JoinHandle<Uploaded>)>,
+    ended: Option<(Begun, Result<Uploaded, JoinError>)>,
     not_before: Option<Instant>,
 }
 
@@ -48,12 +71,16 @@ impl Snapshots {
         let newest =
             inventory.and_then(|inventory| newest_snapshot(inventory, Txid(u64::MAX))).map(|listed| listed.name);
         shared.status.replica(index, |replica| replica.snapshot = newest.map(|name| (name.txid, name.time)));
+        let mut way = Way::default();
+        inventory.iter().flat_map(|inventory| &inventory.segments).for_each(|segment| way.add(*segment));
+        newest.iter().for_each(|name| way.forget(name.txid));
         Snapshots {
             shared,
             index,
             course: course.clone(),
-            newest,
-            is_needed: false,
+            newest: newest.map(|name| Newest { name, begun: name.time, bytes: None }),
+            way,
+            needed: None,
             skipped: Arc::new(Mutex::new(Place::ZERO)),
             running: None,
             ended: None,
@@ -65,25 +92,26 @@ impl Snapshots {
     pub fn set_course(&mut self, course: &Course) {
         self.abort();
         (self.course, self.newest, self.running, self.not_before) = (course.clone(), None, None, None);
-        self.shared.status.replica(self.index, |replica| replica.snapshot = None);
+        self.way = Way::default();
+        self.shared.status.replica(self.index, |replica| (replica.snapshot, replica.snapshot_reason) = (None, None));
     }
 
     pub fn abort(&mut self) {
-        if let Some(running) = &self.running {
+        if let Some((_, running)) = &self.running {
             running.abort();
         }
     }
 
     /// The replica goes on behind `place` without what stands before it, or without something of that.
     pub fn skip_to(&mut self, place: Place) {
-        self.is_needed = true;
+        self.needed = Some(SnapshotReason::Bridge);
         let mut skipped = self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *skipped = place.max(*skipped);
     }
 
     /// The newest whole one.
     pub fn newest(&self) -> Option<SnapshotName> {
-        self.newest
+        self.newest.map(|newest| newest.name)
     }
 
     /// One is on its way, or has just ended.
@@ -91,26 +119,60 @@ impl Snapshots {
         self.running.is_some() || self.ended.is_some()
     }
 
+    /// Somebody asks for one.
     pub fn need(&mut self) {
-        self.is_needed = true;
+        self.needed = self.needed.or(Some(SnapshotReason::Asked));
     }
 
-    /// When the next one is to begin; `None`: not before something changes.
-    pub fn due(&self, shipped: Place) -> Option<Instant> {
+    /// A segment is in the replica.
+    pub fn leads_on(&mut self, segment: Listed<SegmentName>) {
+        if segment.name.generation == self.course.generation {
+            self.way.add(segment);
+        }
+    }
+
+    /// How large the newest snapshot is, of one that this process did not make, is read when the way from it may be too long.
+    pub async fn learn_size(&mut self) {
+        let Some(newest) = self.newest.as_mut().filter(|newest| newest.bytes.is_none()) else { return };
+        if self.way.bytes() < self.shared.settings.snapshots.most_way_bytes(0) {
+            return;
+        }
+        newest.bytes = Some(match self.shared.replicas[self.index].read_manifest(newest.name).await {
+            Ok((manifest, _)) => stored_bytes(&manifest.parts),
+            // The rule needs a size, and nothing else depends on it.
+            Err(error) => {
+                self.shared.status.replica_error(self.index, error.kind(), &error);
+                self.shared.status.snapshot().database_bytes
+            }
+        });
+    }
+
+    /// When the next one is to begin, and why; `None`: not before something changes.
+    fn next(&self, shipped: Place) -> Option<(Instant, SnapshotReason)> {
         if self.running.is_some() || shipped.generation != self.course.generation || shipped.txid == Txid::ZERO {
             return None;
         }
         let now = Instant::now();
-        let due = match self.newest {
-            _ if self.is_needed => now,
-            None => now,
-            Some(newest) if newest.txid >= shipped.txid => return None,
-            Some(newest) => {
-                let age = Duration::from_millis((self.shared.clock)().0.saturating_sub(newest.time.0));
-                now + self.shared.settings.snapshot_interval.saturating_sub(age)
+        let (due, reason) = match (self.needed, self.newest) {
+            (_, None) => (now, SnapshotReason::First),
+            (Some(reason), _) => (now, reason),
+            (None, Some(newest)) if newest.name.txid >= shipped.txid => return None,
+            (None, Some(Newest { name, begun, bytes })) => {
+                let bytes = bytes.unwrap_or(u64::MAX);
+                let schedule = self.shared.settings.snapshot_schedule.as_ref();
+                // What the schedule asked for while nothing was running, or nothing to take, is made up for.
+                let scheduled = schedule.and_then(|schedule| schedule.next_after(begun.max(name.time)));
+                let stand = Stand { time: name.time, bytes, way_bytes: self.way.bytes(), scheduled };
+                let (wait, reason) = self.shared.settings.snapshots.next(&stand, (self.shared.clock)());
+                (now + wait, reason)
             }
         };
-        Some(self.not_before.map_or(due, |at| due.max(at)))
+        Some((self.not_before.map_or(due, |at| due.max(at)), reason))
+    }
+
+    /// When the next one is to begin; `None`: not before something changes.
+    pub fn due(&self, shipped: Place) -> Option<Instant> {
+        self.next(shipped).map(|(due, _)| due)
     }
 
     pub fn is_due(&self, shipped: Place) -> bool {
@@ -119,42 +181,60 @@ impl Snapshots {
 
     /// Takes note of one that ended, and begins one that is due.
     pub fn advance(&mut self, shipped: Place) -> Result<(), Final> {
-        if let Some(ended) = self.ended.take() {
+        if let Some((begun, ended)) = self.ended.take() {
             self.shared.status.replica(self.index, |replica| replica.snapshot_progress = None);
             self.not_before = Some(Instant::now() + AGAIN);
             match ended {
-                Ok(Ok(Some(name))) => {
-                    (self.newest, self.not_before) = (Some(name), None);
-                    self.is_needed = *self.skipped.lock().unwrap_or_else(|p| p.into_inner()) > place_of(&name);
-                }
+                Ok(Ok(Some(newest))) => self.took(Newest { begun: begun.at, ..newest }, begun.reason),
                 Ok(Ok(None)) => tracing::info!("a snapshot was interrupted; it begins again"),
                 Ok(Err(end)) => return Err(end),
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => self.shared.status.replica_error(self.index, "snapshot", &error),
             }
         }
-        if self.is_due(shipped) {
-            let upload = Upload {
-                shared: self.shared.clone(),
-                replica: self.shared.replicas[self.index].clone(),
-                index: self.index,
-                generation: self.course.generation,
-                before: self.newest,
-                skipped: self.skipped.clone(),
-                parts: Vec::new(),
-                known: KnownParts::new(),
-                puts: JoinSet::new(),
-            };
-            self.running = Some(tokio::spawn(upload.run()));
+        if let Some((due, reason)) = self.next(shipped)
+            && due <= Instant::now()
+        {
+            self.begin(reason);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, reason: SnapshotReason) {
+        let replica = self.shared.replicas[self.index].clone();
+        tracing::info!(replica = replica.describe(), "a snapshot begins: {reason}");
+        let upload = Upload {
+            shared: self.shared.clone(),
+            replica,
+            index: self.index,
+            generation: self.course.generation,
+            before: self.newest(),
+            skipped: self.skipped.clone(),
+            parts: Vec::new(),
+            known: KnownParts::new(),
+            puts: JoinSet::new(),
+        };
+        let begun = Begun { at: (self.shared.clock)(), reason };
+        self.running = Some((begun, tokio::spawn(upload.run())));
+    }
+
+    fn took(&mut self, newest: Newest, reason: SnapshotReason) {
+        let Newest { name, .. } = newest;
+        (self.newest, self.not_before) = (Some(newest), None);
+        self.way.forget(name.txid);
+        let is_behind = *self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) > place_of(&name);
+        self.needed = is_behind.then_some(SnapshotReason::Bridge);
+        // Together, so that whoever sees the snapshot sees the reason too.
+        self.shared.status.replica(self.index, |replica| {
+            (replica.snapshot, replica.snapshot_reason) = (Some((name.txid, name.time)), Some(reason));
+        });
     }
 
     /// Waits for the end of the one that runs. Nothing is lost when the wait is given up.
     pub async fn finished(&mut self) {
         match &mut self.running {
-            Some(running) => {
-                self.ended = Some(running.await);
+            Some((begun, running)) => {
+                self.ended = Some((*begun, running.await));
                 self.running = None;
             }
             None => std::future::pending().await,
@@ -166,6 +246,10 @@ impl Drop for Snapshots {
     fn drop(&mut self) {
         self.abort();
     }
+}
+
+fn stored_bytes(parts: &[PartRef]) -> u64 {
+    parts.iter().map(|part| part.stored_len).fold(0, u64::saturating_add)
 }
 
 fn place_of(name: &SnapshotName) -> Place {
@@ -187,8 +271,7 @@ struct Upload {
 }
 
 impl Upload {
-    /// `None`: interrupted, nothing came of it.
-    async fn run(mut self) -> Result<Option<SnapshotName>, Final> {
+    async fn run(mut self) -> Uploaded {
         let began = Instant::now();
         if let Some(before) = self.before {
             self.known = self.parts_of(before).await?;
@@ -214,13 +297,11 @@ impl Upload {
         if !self.spare_parts().await? {
             return Ok(None);
         }
+        let bytes = stored_bytes(&self.parts);
         let name = self.put_manifest(*end).await?;
-        self.shared.status.replica(self.index, |replica| {
-            replica.snapshot = Some((name.txid, name.time));
-            replica.snapshot_duration = Some(began.elapsed());
-        });
+        self.shared.status.replica(self.index, |replica| replica.snapshot_duration = Some(began.elapsed()));
         release_memory();
-        Ok(Some(name))
+        Ok(Some(Newest { name, begun: name.time, bytes: Some(bytes) }))
     }
 
     async fn parts_of(&self, name: SnapshotName) -> Result<KnownParts, Final> {

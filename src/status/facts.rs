@@ -1,6 +1,7 @@
 //! What a status says: plain data.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use super::Place;
@@ -132,6 +133,39 @@ impl Proofs {
     }
 }
 
+/// Why a snapshot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotReason {
+    /// The replica has none of this generation.
+    First,
+    /// Somebody asked for it.
+    Asked,
+    /// Something before it is missing or damaged in the replica.
+    Bridge,
+    Interval,
+    Schedule,
+    /// A restore would read so many bytes of segments behind the last one.
+    Way {
+        bytes: u64,
+        limit_bytes: u64,
+    },
+}
+
+impl fmt::Display for SnapshotReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SnapshotReason::First => f.write_str("there is none yet"),
+            SnapshotReason::Asked => f.write_str("it was asked for"),
+            SnapshotReason::Bridge => f.write_str("segments before it are missing or damaged in the replica"),
+            SnapshotReason::Interval => f.write_str("the last one is as old as snapshot-interval"),
+            SnapshotReason::Schedule => f.write_str("the schedule says so"),
+            SnapshotReason::Way { bytes, limit_bytes } => {
+                write!(f, "the way from the last one is {bytes} bytes long, and {limit_bytes} are allowed")
+            }
+        }
+    }
+}
+
 /// One replica at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaStatus {
@@ -148,6 +182,8 @@ pub struct ReplicaStatus {
     pub last_error: Option<(TimeMs, String)>,
     /// The newest whole snapshot that this process knows of: its commit, and the time of that.
     pub snapshot: Option<(Txid, TimeMs)>,
+    /// Why that was taken, if by this process.
+    pub snapshot_reason: Option<SnapshotReason>,
     pub snapshot_progress: Option<SnapshotProgress>,
     pub snapshot_duration: Option<Duration>,
     /// Segments that this process made of others, and up to which commit, for levels 1 to 3.

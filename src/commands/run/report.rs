@@ -117,7 +117,8 @@ fn tell_replica(name: &str, last: Option<&ReplicaStatus>, now: &ReplicaStatus, a
     if let Some((txid, _)) = now.snapshot
         && snapshot_before.map(|(txid, _)| txid) != Some(txid)
     {
-        tracing::info!(database = name, replica = now.name, commit = txid.0, "the replica has a whole snapshot");
+        let why = now.snapshot_reason.map_or(String::new(), |reason| format!(", taken because {reason}"));
+        tracing::info!(database = name, replica = now.name, commit = txid.0, "the replica has a whole snapshot{why}");
     }
 }
 

@@ -29,7 +29,7 @@ pub fn rig() -> Rig {
     let mut rig = Rig::new(1);
     rig.settings.compaction = Policy { join_segments: 4, ..Policy::default() };
     // One at the beginning: the way from it is what is compacted.
-    rig.settings.snapshot_interval = Duration::from_secs(1 << 30);
+    rig.settings.snapshots.interval = Duration::from_secs(1 << 30);
     rig
 }
 

@@ -4,9 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replicate::checksum::page_hash;
+use replicate::cron::{Cron, Zone};
+use replicate::position::Txid;
 use replicate::replica::Replica;
+use replicate::replicator::Replicator;
+use replicate::replicator::due::{Rules, WayLimit};
+use replicate::status::SnapshotReason;
 
 use super::rig::{LONG, Rig, newest, restore};
+
+/// The newest snapshot, and why it was taken.
+fn of(replicator: &Replicator) -> (Option<Txid>, Option<SnapshotReason>) {
+    let replica = replicator.status().snapshot().replicas.swap_remove(0);
+    (replica.snapshot.map(|(txid, _)| txid), replica.snapshot_reason)
+}
 
 /// Commits during the copy are laid over it: every commit from the snapshot on is restored as it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,4 +81,60 @@ async fn loss_22_an_interrupted_snapshot_is_no_snapshot() {
     assert!(inventory.snapshots.len() <= 1);
     rig.once().await;
     assert_eq!(newest(&rig.stores[0]).await.1, rig.database.content());
+}
+
+/// A way that became too long is ended by a snapshot that says so, but not before the spacing is over; also after a restart,
+/// when how large the last snapshot is has to be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_way_ends_with_a_snapshot() {
+    let mut rig = Rig::new(1);
+    let spacing = Duration::from_secs(3600);
+    rig.settings.snapshots = Rules { interval: 1000 * spacing, way: WayLimit::Bytes(1), spacing };
+    let replicator = rig.start();
+    let first = replicator.settle(LONG).await.expect("settled");
+    assert_eq!(of(&replicator), (Some(first.txid), Some(SnapshotReason::First)));
+    rig.database.commit(&[(0, 77)], 4);
+    replicator.sync(LONG).await.expect("synced");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(of(&replicator), (Some(first.txid), Some(SnapshotReason::First)));
+    replicator.stop(LONG).await;
+
+    // Everything up to here is found by listing the replica.
+    rig.settings.snapshots.way = WayLimit::Percent(1);
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    assert_eq!(of(&replicator), (Some(first.txid), None));
+    replicator.stop(LONG).await;
+    rig.settings.snapshots.way = WayLimit::Bytes(1);
+    rig.clock.fetch_add(3_600_000, std::sync::atomic::Ordering::SeqCst);
+    let replicator = rig.start();
+    replicator.status().wait_for(|s| s.replicas[0].snapshot.is_some_and(|(txid, _)| txid > first.txid)).await;
+    assert!(
+        matches!(of(&replicator).1, Some(SnapshotReason::Way { bytes: 1.., limit_bytes: 1 })),
+        "{:?}",
+        of(&replicator)
+    );
+    replicator.stop(LONG).await;
+}
+
+/// What the schedule names is taken by the injected clock, once, and what it named while nothing ran is made up for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_is_kept() {
+    let mut rig = Rig::new(1);
+    rig.settings.snapshots = Rules { interval: Duration::from_secs(1 << 30), way: WayLimit::Never, ..Rules::default() };
+    rig.settings.snapshot_schedule = Some(Cron::parse("@hourly", &Zone::UTC).expect("a schedule"));
+    let first = rig.once().await;
+    // The clock begins within the first hour.
+    rig.clock.store(3_600_000, std::sync::atomic::Ordering::SeqCst);
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    rig.database.commit(&[(0, 77)], 4);
+    replicator.status().wait_for(|s| s.replicas[0].snapshot.is_some_and(|(txid, _)| txid > first.txid)).await;
+    let (taken, reason) = of(&replicator);
+    assert_eq!(reason, Some(SnapshotReason::Schedule));
+    rig.database.commit(&[(0, 78)], 4);
+    replicator.sync(LONG).await.expect("synced");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(of(&replicator).0, taken);
+    replicator.stop(LONG).await;
 }
