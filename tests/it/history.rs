@@ -76,7 +76,7 @@ impl History {
         let mut settings = Settings::new(database(&self.folder));
         settings.sync_interval = Duration::from_millis(5);
         settings.poll_interval = Duration::from_millis(20);
-        settings.snapshot_interval = Duration::from_millis(8 * HOUR);
+        settings.snapshots.interval = Duration::from_millis(8 * HOUR);
         settings.compaction.join_segments = 8;
         let policy = Policy {
             commits: Some(Duration::from_millis(COMMITS)),
