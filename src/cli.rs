@@ -1,10 +1,12 @@
 //! The command line: types for clap, nothing else. What a command does with them is in `commands`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::units::parse_address;
 use crate::engine::EngineKind;
 
 mod drill;
@@ -103,6 +105,10 @@ pub struct RunArgs {
     /// Where the database file is missing, first restore it from its first replica that has it.
     #[arg(long)]
     pub restore_if_missing: bool,
+    /// Serve /metrics, /healthz, /readyz and /status here: 127.0.0.1:9187, or a port alone, on loopback. In the
+    /// environment: REPLICATE_LISTEN.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address, conflicts_with = "once")]
+    pub listen: Option<SocketAddr>,
     /// Before the command starts, take a snapshot of every database that exists and label it `before-start-<time>`, kept
     /// for a week.
     #[arg(long, requires = "command")]

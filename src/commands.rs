@@ -87,14 +87,3 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .build()
         .map_err(|error| Error::failed("cannot start threads").because(error))
 }
-
-/// A variable that this version has no use for is refused, because whoever set it relies on it.
-pub fn refuse_later_variables(environment: Environment<'_>) -> Result<(), Error> {
-    match environment("REPLICATE_LISTEN") {
-        Some(value) if !value.is_empty() => {
-            Err(Error::usage("REPLICATE_LISTEN is not available in this version: there is no status page yet")
-                .next_step("unset it"))
-        }
-        _ => Ok(()),
-    }
-}

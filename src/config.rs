@@ -1,6 +1,7 @@
 //! The configuration: what was written in the file, the environment and the arguments -> what it means, checked once.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,13 +23,12 @@ pub use expand::Environment;
 use fields::Fields;
 pub use retention::Retention;
 pub use schedule::Schedule;
+use units::parse_address;
 
 /// Keys that a later version knows. Refused by name, because an option that is accepted and ignored loses data.
-const LATER: [(&str, &str); 2] = [
-    ("listen", "serving /metrics, /healthz and /status comes later"),
-    ("glob", "write one entry with `path` per database"),
-];
+const LATER: [(&str, &str); 1] = [("glob", "write one entry with `path` per database")];
 
+const TOP_KEYS: [&str; 5] = ["listen", "state-dir", "shutdown-timeout", "defaults", "databases"];
 /// Default of `shutdown-timeout`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -57,6 +57,8 @@ impl ConfigError {
 pub struct Config {
     /// How long a stop may take to ship what is captured.
     pub shutdown_timeout: Duration,
+    /// Where /metrics and the others are served.
+    pub listen: Option<SocketAddr>,
     /// The directory that holds the state directories, where it is not beside each database.
     pub state_dir: Option<PathBuf>,
     pub defaults: Settings,
@@ -66,7 +68,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let defaults = Settings::default();
-        Config { shutdown_timeout: SHUTDOWN_TIMEOUT, state_dir: None, defaults, databases: Vec::new() }
+        Config { shutdown_timeout: SHUTDOWN_TIMEOUT, listen: None, state_dir: None, defaults, databases: Vec::new() }
     }
 }
 
@@ -90,7 +92,7 @@ impl Config {
     pub fn parse(text: &str, environment: Environment<'_>) -> Result<Config, ConfigError> {
         let tree: Value = serde_yaml_ng::from_str(text).map_err(|error| ConfigError::at("", error.to_string()))?;
         let tree = expand::expand_tree(tree, "", environment)?;
-        let mut top = Fields::new(tree, "", &["state-dir", "shutdown-timeout", "defaults", "databases"])?;
+        let mut top = Fields::new(tree, "", &TOP_KEYS)?;
         let state_dir = top.text("state-dir")?.map(PathBuf::from);
         let shutdown_timeout =
             top.duration("shutdown-timeout", Duration::ZERO..=MAX_SHUTDOWN_TIMEOUT)?.unwrap_or(SHUTDOWN_TIMEOUT);
@@ -103,7 +105,10 @@ impl Config {
         if entries.len() > MAX_DATABASES {
             return Err(ConfigError::at("databases", format!("has more than {MAX_DATABASES} entries")));
         }
-        let mut config = Config { shutdown_timeout, state_dir, defaults, databases: Vec::new() };
+        let listen = top.text("listen")?;
+        let listen = listen.map(|text| parse_address(&text).map_err(|problem| top.error("listen", problem)));
+        let listen = listen.transpose()?;
+        let mut config = Config { shutdown_timeout, listen, state_dir, defaults, databases: Vec::new() };
         for (index, entry) in entries.into_iter().enumerate() {
             let database = DatabaseConfig::read(entry, &format!("databases[{index}]"), &config)?;
             config.databases.push(database);
@@ -150,6 +155,15 @@ impl Config {
                 Err(Error::usage(message).next_step("give the path of the one you mean"))
             }
         }
+    }
+
+    /// Lays over it what the environment says.
+    pub fn with_environment(mut self, environment: Environment<'_>) -> Result<Config, Error> {
+        if let Some(text) = environment("REPLICATE_LISTEN").filter(|text| !text.is_empty()) {
+            let problem = |problem| Error::usage(format!("REPLICATE_LISTEN: {problem}"));
+            self.listen = Some(parse_address(&text).map_err(problem)?);
+        }
+        Ok(self)
     }
 
     /// What `run DATABASE URL…` means: that one database, with its own settings where it is configured, and with the given

@@ -122,6 +122,8 @@ pub struct Poll {
     pub is_level: bool,
     /// Bytes of the engine's own WAL, for the metrics.
     pub wal_bytes: u64,
+    /// Checkpoints that were seen to have ended since the last look; of several in a row, at least one.
+    pub checkpoints: u64,
 }
 
 /// How far a full copy has come.

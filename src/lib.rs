@@ -34,3 +34,4 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod supervisor;
+pub mod web;

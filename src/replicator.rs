@@ -12,7 +12,7 @@
 //! | `prune.rs` | what its retention deletes |
 //! | `maintain.rs`, `compact.rs` | compaction in one replica: when, and one job |
 //! | `shared.rs` | what they share |
-//! | `shipped.rs` | a note of what a replica has, for `verify` |
+//! | `shipped.rs`, `verified.rs` | notes of what a replica has, for `verify`, and of what that found |
 
 use std::fs::File;
 use std::io;
@@ -34,7 +34,7 @@ use crate::prune::GRACE;
 use crate::replica::Replica;
 use crate::retention::Policy;
 use crate::spool::{Disk, Spool};
-use crate::status::{Clock, Place, Status};
+use crate::status::{Aims, Clock, Place, State, Status};
 use crate::store::Store;
 
 mod attach;
@@ -53,6 +53,7 @@ mod shared;
 mod ship;
 pub mod shipped;
 mod snapshot;
+pub mod verified;
 
 pub use handle::{Handle, LabelledError};
 pub use snapshot::release_memory;
@@ -91,6 +92,7 @@ pub struct Settings {
     pub compaction: compaction::Policy,
     /// While something is shipped, another writer's claim is noticed within this time.
     pub fence_interval: Duration,
+    pub aims: Aims,
 }
 
 impl Settings {
@@ -113,6 +115,7 @@ impl Settings {
             prune_grace: GRACE,
             compaction: compaction::Policy::default(),
             fence_interval: Duration::from_secs(30),
+            aims: Aims::default(),
         }
     }
 }
@@ -199,6 +202,7 @@ impl Replicator {
         let lock = Arc::new(lock(&settings)?);
         let names: Vec<String> = replicas.iter().map(|(name, _)| name.clone()).collect();
         let status = Status::new(&settings.name, names, settings.spool_limit, clock.clone());
+        status.set_aims(settings.aims);
         let spool = Spool::open(&settings.state_dir, settings.spool_limit, replicas.len(), disk, status.clone());
         let spool = Arc::new(spool.map_err(unusable)?);
         let replicas = replicas.into_iter().map(|(_, store)| Replica::new(store)).collect();
@@ -209,8 +213,9 @@ impl Replicator {
             let (shared, lock) = (shared.clone(), lock.clone());
             let name = format!("capture {}", shared.settings.name);
             let spawned = thread::Builder::new().name(name).spawn(move || {
+                let guard = PanicGuard(shared.status.clone());
                 capture::run(shared, &engine, runtime);
-                drop(lock);
+                drop((guard, lock));
             });
             spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?
         };
@@ -268,6 +273,19 @@ impl Drop for Replicator {
         }
         let (answer, _) = oneshot::channel();
         self.handle.shared.command(Command::Stop(answer));
+    }
+}
+
+/// A panic ends the capturing thread only: without this, nobody would learn of it.
+struct PanicGuard(Status);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let text = "the capturing thread panicked; its message is in the log";
+            self.0.error("panic", text);
+            self.0.set_state(State::Failed(text.to_owned()));
+        }
     }
 }
 

@@ -13,11 +13,15 @@ use tokio::sync::watch;
 use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid};
 
 mod facts;
+mod health;
+mod pulse;
 
 pub use facts::{
-    GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, Proofs, ReplicaState, ReplicaStatus, SnapshotProgress, SnapshotReason,
-    State, StatusSnapshot,
+    ERROR_KINDS, GapRecord, HISTOGRAM_BOUNDS_MS, Histogram, Proofs, ReplicaState, ReplicaStatus, SnapshotProgress,
+    SnapshotReason, State, StatusSnapshot,
 };
+pub use health::{Aims, MAX_LAG};
+use pulse::Pulse;
 
 /// Tells the wall clock's time. Injected, so that tests decide what time it is.
 pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
@@ -66,6 +70,7 @@ struct Inner {
     sealed: VecDeque<Pending>,
     /// Time of the first commit of the open segment.
     open_since: Option<TimeMs>,
+    pulse: Pulse,
 }
 
 /// Shared by every task that works on one database.
@@ -103,6 +108,7 @@ impl Status {
             snapshot_reason: None,
             snapshot_progress: None,
             snapshot_duration: None,
+            stale_since: None,
             compacted: [(0, Txid::ZERO); 3],
             verify: Proofs::default(),
             drill: Proofs::default(),
@@ -120,14 +126,17 @@ impl Status {
             spool_limit_bytes,
             database_bytes: 0,
             wal_bytes: 0,
+            checkpoints_total: 0,
             gaps: Vec::new(),
             gaps_total: 0,
             generations_total: 0,
             errors: BTreeMap::new(),
             last_error: None,
+            aims: Aims::default(),
+            overdue: Duration::ZERO,
             replicas: replicas.collect(),
         };
-        let inner = Inner { now, sealed: VecDeque::new(), open_since: None };
+        let inner = Inner { now, sealed: VecDeque::new(), open_since: None, pulse: Pulse::new(clock()) };
         Status {
             inner: Arc::new(Mutex::new(inner)),
             changed: Arc::new(watch::channel(0).0),
@@ -151,12 +160,18 @@ impl Status {
         let now = (self.clock)();
         let inner = self.lock();
         let mut snapshot = inner.now.clone();
+        let unseen = inner.pulse.unseen(&snapshot.state, now);
         for replica in &mut snapshot.replicas {
             let behind = inner.sealed.iter().filter(|pending| pending.last > replica.shipped);
             replica.lag_bytes = behind.clone().map(|pending| pending.bytes).sum();
             let oldest = behind.map(|pending| pending.first_time).next().or(inner.open_since);
-            replica.lag = oldest.map_or(Duration::ZERO, |time| Duration::from_millis(now.0.saturating_sub(time.0)));
+            // Where nothing was ever captured, there is nothing that a snapshot could lack.
+            let bridging = replica.stale_since.filter(|_| snapshot.captured > Txid::ZERO);
+            let since = oldest.into_iter().chain(bridging).min();
+            let seen = since.map_or(Duration::ZERO, |time| Duration::from_millis(now.0.saturating_sub(time.0)));
+            replica.lag = seen.max(unseen);
         }
+        snapshot.overdue = inner.pulse.overdue(&snapshot.state, now);
         snapshot
     }
 
@@ -179,7 +194,27 @@ impl Status {
         self.lock().now.state.clone()
     }
 
+    pub fn set_aims(&self, aims: Aims) {
+        self.lock().now.aims = aims;
+    }
+
+    /// Everything that was committed is captured; the next look comes within `next`. Wakes nobody.
+    pub fn level(&self, next: Duration) {
+        let now = (self.clock)();
+        self.lock().pulse.level(now, next);
+    }
+
+    /// The capturing thread is alive, and will be again after `rest` at most. Wakes nobody.
+    pub fn rests(&self, rest: Duration) {
+        let now = (self.clock)();
+        self.lock().pulse.rests(now, rest);
+    }
+
     pub fn set_state(&self, state: State) {
+        if state == State::Absent {
+            let now = (self.clock)();
+            self.lock().pulse.absent(now);
+        }
         if self.lock().now.state != state {
             self.update(|inner| inner.now.state = state);
         }
@@ -187,6 +222,7 @@ impl Status {
 
     /// Counts an error and remembers it as the last one.
     pub fn error(&self, kind: &'static str, message: impl fmt::Display) {
+        debug_assert!(ERROR_KINDS.contains(&kind), "{kind} is not in the list of kinds");
         let now = (self.clock)();
         let message = message.to_string();
         self.update(|inner| {
@@ -256,8 +292,11 @@ impl Status {
         }
     }
 
-    pub fn wal_bytes(&self, bytes: u64) {
-        self.lock().now.wal_bytes = bytes;
+    /// What a look saw of the engine's WAL. Wakes nobody.
+    pub fn wal(&self, bytes: u64, checkpoints: u64) {
+        let now = &mut self.lock().now;
+        now.wal_bytes = bytes;
+        now.checkpoints_total += checkpoints;
     }
 
     pub fn replica_name(&self, index: usize) -> String {

@@ -25,13 +25,14 @@ struct Found {
 }
 
 pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Error> {
-    let mut config = Config::load(args.config.file.as_deref(), environment)?;
-    super::refuse_later_variables(environment)?;
+    let mut config = Config::load(args.config.file.as_deref(), environment)?.with_environment(environment)?;
     if let Some(path) = environment("REPLICATE_DATABASE").filter(|path| !path.is_empty()) {
         let urls: Vec<String> = environment("REPLICATE_URL").filter(|url| !url.is_empty()).into_iter().collect();
         config = config.only(&PathBuf::from(path), &urls)?;
     }
     let mut text = format!("shutdown-timeout: {}\n", show_duration(config.shutdown_timeout));
+    let listen = config.listen.map(|address| address.to_string());
+    writeln!(text, "listen: {}", listen.as_deref().unwrap_or("nowhere")).ok();
     let mut databases = Vec::new();
     let mut first_error = None;
     for database in &config.databases {
@@ -82,7 +83,7 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
     }
     if args.json.on {
         let shutdown = show_duration(config.shutdown_timeout);
-        print_json(&json!({ "shutdown-timeout": shutdown, "databases": databases }))?;
+        print_json(&json!({ "shutdown-timeout": shutdown, "listen": listen, "databases": databases }))?;
     } else {
         print(&text)?;
     }
@@ -106,6 +107,9 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "spool-limit": show_size(s.spool_limit),
         "schedule": s.schedule.show(),
         "drill": format!("{} assertions", s.assertions.len()),
+        "max-lag": show_duration(s.aims().max_lag),
+        "rpo": s.rpo.map_or("not set".to_owned(), show_duration),
+        "rto": s.rto.map_or("not set".to_owned(), show_duration),
     })
 }
 

@@ -76,7 +76,9 @@ pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<
     for_each_replica(&source, options.json, |number, replica| {
         let store = open(replica)?;
         let options = VerifyOptions { shipped: source.shipped(number), ..options.clone() };
-        runtime.block_on(verify::run(store, &options, &around, &mut std::io::stdout()))
+        runtime.block_on(verify::run(store, &options, &around, &mut std::io::stdout()))?;
+        source.note_verified(number, around.now);
+        Ok(())
     })
 }
 

@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::source::open;
+use super::source::open_counted;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
 use crate::config::{Config, DatabaseConfig, Environment};
@@ -17,15 +18,16 @@ use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
 use crate::replicator::{Final, Handle, Replicator, Settings, StartError, StopReport};
 use crate::status::{State, Status, system_clock};
+use crate::store::Requests;
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 
 mod before_start;
 mod memory;
 mod once;
 mod report;
+mod serving;
 
 pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
-    super::refuse_later_variables(environment)?;
     let config = configured(&args, environment)?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {
@@ -39,7 +41,8 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
 
 /// What is to be replicated: the arguments beat the environment, the environment beats the file.
 fn configured(args: &RunArgs, environment: Environment<'_>) -> Result<Config, Error> {
-    let mut config = Config::load(args.config.file.as_deref(), environment)?;
+    let mut config = Config::load(args.config.file.as_deref(), environment)?.with_environment(environment)?;
+    config.listen = args.listen.or(config.listen);
     if let Some(path) = &args.database {
         config = config.only(path, &args.urls)?;
     }
@@ -71,6 +74,8 @@ struct Working {
     path: PathBuf,
     state_dir: PathBuf,
     replicator: Replicator,
+    /// Of each replica.
+    requests: Vec<Arc<Requests>>,
     reporter: JoinHandle<()>,
     end_of_report: oneshot::Sender<()>,
 }
@@ -84,6 +89,7 @@ struct Run {
 
 impl Run {
     async fn run(mut self, args: &RunArgs, config: &Config) -> Result<u8, Error> {
+        let server = config.listen.filter(|_| !args.once).map(serving::start).transpose()?;
         if args.restore_if_missing {
             for database in &config.databases {
                 if let Some(code) = self.restore_if_missing(database).await? {
@@ -98,6 +104,9 @@ impl Run {
             all.push(start(database, engine)?);
         }
         let _control = listen(&all);
+        if let Some(server) = &server {
+            server.show(serving::watched(&all));
+        }
         if args.once {
             return self.once(all).await;
         }
@@ -199,7 +208,7 @@ impl Run {
         let timeout = self.shutdown_timeout;
         let mut stopping = Vec::new();
         for working in all {
-            let Working { path, state_dir, replicator, reporter, end_of_report } = working;
+            let Working { path, state_dir, replicator, reporter, end_of_report, .. } = working;
             let progress = tokio::spawn(report::final_sync(replicator.status().clone()));
             let stop = tokio::spawn(async move {
                 let report = replicator.stop(timeout).await;
@@ -246,13 +255,16 @@ fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
         snapshot_schedule: s.schedule.snapshot.clone(),
         spool_limit: s.spool_limit,
         retention: database.replicas.iter().map(|replica| database.policy(replica)).collect(),
+        aims: s.aims(),
         ..Settings::new(&database.path)
     };
-    let mut replicas = Vec::new();
+    let (mut replicas, mut requests) = (Vec::new(), Vec::new());
     for replica in &database.replicas {
         let beside = if database.default_replica { " (no replica was named: beside the database)" } else { "" };
         tracing::info!(database = %database.path.display(), "replicating to {}{beside}", replica.shown_url());
-        replicas.push((replica.shown_url().to_owned(), open(replica)?));
+        let opened = open_counted(replica)?;
+        replicas.push((replica.shown_url().to_owned(), opened.store));
+        requests.push(opened.requests);
     }
     let replicator = Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| match error {
         StartError::Locked { .. } => Error::new(ExitCode::Refused, error.to_string())
@@ -266,7 +278,7 @@ fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
     // Ends with the replicator's status.
     tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
     let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
-    Ok(Working { path, state_dir, replicator, reporter, end_of_report })
+    Ok(Working { path, state_dir, replicator, requests, reporter, end_of_report })
 }
 
 /// Runs a replicator for as long as `work` takes, where none runs already.

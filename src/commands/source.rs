@@ -7,10 +7,10 @@ use crate::cli::SourceArgs;
 use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
 use crate::drill::Assertion;
 use crate::error::Error;
-use crate::position::{Generation, Txid};
-use crate::replicator::shipped;
+use crate::position::{Generation, TimeMs, Txid};
+use crate::replicator::{shipped, verified};
 use crate::retention::Policy;
-use crate::store::{self, Store, StoreOptions};
+use crate::store::{self, Opened, Store, StoreOptions};
 
 /// Replicas of one database, and where it lives.
 #[derive(Debug)]
@@ -88,6 +88,17 @@ impl Source {
         shipped::read(&database.state_dir, first + number)
     }
 
+    /// Notes that the replica at this place of `replicas` was found whole, for the metrics of `run`, where that is known here.
+    pub fn note_verified(&self, number: usize, now: TimeMs) {
+        let Some((database, first)) = &self.database else { return };
+        if !database.state_dir.is_dir() {
+            return;
+        }
+        if let Err(error) = verified::write(&database.state_dir, first + number, now) {
+            tracing::warn!("cannot note in {} that the replica is whole: {error}", database.state_dir.display());
+        }
+    }
+
     /// The live database that SOURCE names: for what a replica alone cannot do.
     pub fn live(source: &SourceArgs, environment: Environment<'_>) -> Result<DatabaseConfig, Error> {
         let config = Config::load(source.config.file.as_deref(), environment)?;
@@ -117,7 +128,12 @@ fn last_part(url: &str) -> &str {
 
 /// Opens the store of a replica; sends nothing.
 pub fn open(replica: &ReplicaConfig) -> Result<Arc<dyn Store>, Error> {
-    store::open(&replica.url, &replica.options).map_err(|error| Error::usage(error.to_string()))
+    open_counted(replica).map(|opened| opened.store)
+}
+
+/// The same, with what it is asked.
+pub fn open_counted(replica: &ReplicaConfig) -> Result<Opened, Error> {
+    store::open_counted(&replica.url, &replica.options).map_err(|error| Error::usage(error.to_string()))
 }
 
 #[cfg(test)]

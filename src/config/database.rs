@@ -12,10 +12,11 @@ use crate::drill::Assertion;
 use crate::error::Error;
 use crate::replicator::due::{Rules, WayLimit};
 use crate::retention::Policy;
+use crate::status::{Aims, MAX_LAG};
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 10] = [
+pub const SETTINGS_KEYS: [&str; 13] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
@@ -26,6 +27,9 @@ pub const SETTINGS_KEYS: [&str; 10] = [
     "retention",
     "schedule",
     "drill",
+    "max-lag",
+    "rpo",
+    "rto",
 ];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
 const REPLICA_KEYS: [&str; 14] = [
@@ -49,6 +53,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const SEGMENT_SIZE: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
 const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
+const AIM: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(365 * 24 * 3600);
 const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const SNAPSHOT_SPACING: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * 3600);
 const SNAPSHOT_PERCENT: RangeInclusive<u32> = 1..=10_000;
@@ -75,6 +80,10 @@ pub struct Settings {
     pub schedule: Schedule,
     /// What a drill asserts.
     pub assertions: Vec<Assertion>,
+    /// Of any replica, with which the database still counts as replicated. `None`: as `aims` says.
+    pub max_lag: Option<Duration>,
+    pub rpo: Option<Duration>,
+    pub rto: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -88,6 +97,9 @@ impl Default for Settings {
             retention: Retention::Inherited,
             schedule: Schedule::default(),
             assertions: Vec::new(),
+            max_lag: None,
+            rpo: None,
+            rto: None,
         }
     }
 }
@@ -104,11 +116,24 @@ impl Settings {
             retention: Retention::read(fields)?.or(defaults.retention),
             schedule: Schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
             assertions: drill::read(fields)?.unwrap_or_else(|| defaults.assertions.clone()),
+            max_lag: fields.duration("max-lag", AIM)?.or(defaults.max_lag),
+            rpo: fields.duration("rpo", AIM)?.or(defaults.rpo),
+            rto: fields.duration("rto", AIM)?.or(defaults.rto),
         };
+        // Commits wait for so long before they are shipped: the bound would be broken by a replica that is well.
+        if settings.max_lag.is_some_and(|max_lag| max_lag <= settings.sync_interval) {
+            return Err(fields.error("max-lag", "must be longer than sync-interval"));
+        }
         if settings.spool_limit < settings.segment_size.saturating_mul(2) {
             return Err(fields.error("spool-limit", "must hold two segments: raise it, or lower segment-size"));
         }
         Ok(settings)
+    }
+
+    /// What is aimed at. Without `max-lag`, a minute, or three times `sync-interval` where that is longer.
+    pub fn aims(&self) -> Aims {
+        let max_lag = self.max_lag.unwrap_or(MAX_LAG.max(self.sync_interval * 3));
+        Aims { max_lag, rpo: self.rpo, rto: self.rto }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::replicator::due::{Rules, WayLimit};
+use crate::status::Aims;
 
 fn environment(name: &str) -> Option<String> {
     match name {
@@ -20,10 +21,14 @@ fn message(text: &str) -> String {
 const WHOLE: &str = "
 state-dir: /var/lib/replicate
 shutdown-timeout: 1m
+listen: '[::1]:9187'
 defaults: { sync-interval: 500ms, segment-size: 8MiB, poll-interval: 2s, snapshot-interval: 12h, spool-limit: 1GiB }
 databases:
   - path: /data/app.db
     sync-interval: 10ms
+    max-lag: 30s
+    rpo: 1m
+    rto: 2h
     replicas:
       - url: s3://bucket/app
         endpoint: https://s3.example.org
@@ -53,6 +58,10 @@ fn every_key_is_understood() {
     assert_eq!(app.state_dir, Path::new("/var/lib/replicate/.app.db-replicate"));
     assert_eq!((app.settings.sync_interval, app.settings.segment_size), (Duration::from_millis(10), 8 << 20));
     assert_eq!((app.settings.snapshots.interval, app.settings.spool_limit), (Duration::from_secs(43_200), 1 << 30));
+    assert_eq!(config.listen, Some("[::1]:9187".parse().unwrap()));
+    let seconds = Duration::from_secs;
+    let aims = Aims { max_lag: seconds(30), rpo: Some(seconds(60)), rto: Some(seconds(7200)) };
+    assert_eq!((app.settings.aims(), config.databases[1].settings.aims()), (aims, Aims::default()));
     let options = &app.replicas[0].options;
     assert_eq!(options.secret_access_key.as_ref().map(|s| s.expose()), Some("hunter2"));
     assert_eq!((options.access_key_id.as_deref(), options.path_style), (Some("AKIA-key"), Some(true)));
@@ -84,11 +93,7 @@ fn loss_30_unknown_keys_are_refused_with_the_nearest_known_one() {
 /// What this version does not do is refused by name, never accepted and ignored (loss 30).
 #[test]
 fn loss_30_keys_of_later_versions_are_refused() {
-    for text in [
-        "listen: 127.0.0.1:9187",
-        "databases: [{glob: /data/*.db}]",
-        "databases: [{path: a, replicas: ['s3://b/{name}']}]",
-    ] {
+    for text in ["databases: [{glob: /data/*.db}]", "databases: [{path: a, replicas: ['s3://b/{name}']}]"] {
         let message = message(text);
         assert!(message.contains("not available in this version"), "{message}");
     }
@@ -176,6 +181,10 @@ fn impossible_values_are_refused() {
         ("databases: [{path: a, path: b}]", "duplicate"),
         ("databases: [{path: '${NONE}'}]", "NONE is not set"),
         ("a: [", "did not find"),
+        ("listen: nowhere", "`listen`: \"nowhere\" is not an address"),
+        ("listen: 127.0.0.1:99999", "not an address"),
+        ("defaults: {sync-interval: 1m, max-lag: 60s}", "longer than sync-interval"),
+        ("databases: [{path: a, max-lag: 1ms}]", "out of bounds"),
     ] {
         let message = message(text);
         assert!(message.contains(part), "{text}: {message}");

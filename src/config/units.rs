@@ -1,5 +1,6 @@
 //! Durations and sizes as people write them: `1s`, `500ms`, `1h30m`, `30d`; `4MiB`, `500MB`, `10GiB`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 const DURATION_UNITS: [(&str, u64); 5] =
@@ -32,6 +33,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         }
         rest = after;
     }
+}
+
+/// Where to listen: `127.0.0.1:9187`, `[::1]:9187`, or a port alone, on loopback.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    port.or_else(|_| text.parse()).map_err(|_| {
+        format!("{text:?} is not an address to listen on; write 127.0.0.1:9187, [::1]:9187, 0.0.0.0:9187 or a port")
+    })
 }
 
 /// A size in bytes: one number with its unit; 1 KiB is 1024 bytes, 1 KB is 1000.

@@ -11,11 +11,15 @@ use crate::status::{Place, Proofs, ReplicaState, ReplicaStatus, State};
 /// One database and its replicas.
 pub fn status_value(path: &Path, handle: &Handle) -> Value {
     let status = handle.status().snapshot();
+    let troubles = status.troubles();
     json!({
         "database": path.to_string_lossy(),
         "name": status.database,
         "state": state_word(&status.state),
         "reason": state_reason(&status.state),
+        "ready": troubles.is_empty(),
+        "troubles": troubles,
+        "max_lag_ms": u64::try_from(status.aims.max_lag.as_millis()).unwrap_or(u64::MAX),
         "generation": status.generation.map(|generation| generation.to_string()),
         "captured": status.captured.0,
         "captured_time_ms": status.captured_time.map(|time| time.0),

@@ -115,7 +115,9 @@ impl Capture {
                 }
             }
             self.work();
-            let rung = self.shared.bell.wait_until(self.deadline());
+            let deadline = self.deadline();
+            self.shared.status.rests(deadline.saturating_duration_since(Instant::now()));
+            let rung = self.shared.bell.wait_until(deadline);
             if rung {
                 let now = Instant::now();
                 self.next_poll = now;
@@ -202,7 +204,10 @@ impl Capture {
         self.pace.looked(now, poll.commits);
         let longest = if self.pace.is_busy() { LOOK } else { self.shared.settings.poll_interval };
         self.next_poll = now + poll.again_in.unwrap_or(Duration::MAX).min(longest);
-        self.shared.status.wal_bytes(poll.wal_bytes);
+        self.shared.status.wal(poll.wal_bytes, poll.checkpoints);
+        if poll.first_read.is_none() && (poll.commits > 0 || poll.is_level) {
+            self.shared.status.level(self.next_poll - now);
+        }
         self.shared.status.set_state(match poll.first_read {
             Some((done, total)) => State::FirstRead { done, total },
             None => State::Running,

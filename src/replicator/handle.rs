@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::shared::{Command, Shared};
-use super::{Final, SyncError};
+use super::{Final, SyncError, verified};
 use crate::label::{Description, LabelError, Labels, Named};
 use crate::layout::LabelName;
 use crate::position::{TimeMs, Txid};
@@ -30,6 +30,11 @@ pub struct Handle {
 impl Handle {
     pub fn status(&self) -> &Status {
         &self.shared.status
+    }
+
+    /// When `replicate verify` last found the replica with this number whole. Reads a small file.
+    pub fn verified(&self, index: usize) -> Option<TimeMs> {
+        verified::read(&self.shared.settings.state_dir, index)
     }
 
     /// Waits until every commit is captured as it comes, or there is no database yet: then the first one will be. An

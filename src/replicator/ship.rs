@@ -56,7 +56,11 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize) {
         Final::Refused(text) | Final::Failed(text) => ReplicaState::Refused(text.clone()),
     };
     shared.status.replica_error(index, "final", &end);
-    shared.status.replica(index, |replica| replica.state = state);
+    let now = (shared.clock)();
+    shared.status.replica(index, |replica| {
+        replica.state = state;
+        replica.stale_since.get_or_insert(now);
+    });
     shared.spool.set_shipped(index, None);
     shared.bell.ring();
 }

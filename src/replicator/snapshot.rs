@@ -70,10 +70,14 @@ impl Snapshots {
         let inventory = contact.inventory.as_ref().filter(|inventory| inventory.generation == course.generation);
         let newest =
             inventory.and_then(|inventory| newest_snapshot(inventory, Txid(u64::MAX))).map(|listed| listed.name);
-        shared.status.replica(index, |replica| replica.snapshot = newest.map(|name| (name.txid, name.time)));
         let mut way = Way::default();
         inventory.iter().flat_map(|inventory| &inventory.segments).for_each(|segment| way.add(*segment));
         newest.iter().for_each(|name| way.forget(name.txid));
+        let stale_since = newest.is_none().then(|| (shared.clock)());
+        shared.status.replica(index, |replica| {
+            replica.snapshot = newest.map(|name| (name.txid, name.time));
+            replica.stale_since = stale_since;
+        });
         Snapshots {
             shared,
             index,
@@ -93,7 +97,10 @@ impl Snapshots {
         self.abort();
         (self.course, self.newest, self.running, self.not_before) = (course.clone(), None, None, None);
         self.way = Way::default();
-        self.shared.status.replica(self.index, |replica| (replica.snapshot, replica.snapshot_reason) = (None, None));
+        let now = (self.shared.clock)();
+        self.shared.status.replica(self.index, |replica| {
+            (replica.snapshot, replica.snapshot_reason, replica.stale_since) = (None, None, Some(now));
+        });
     }
 
     pub fn abort(&mut self) {
@@ -107,6 +114,10 @@ impl Snapshots {
         self.needed = Some(SnapshotReason::Bridge);
         let mut skipped = self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *skipped = place.max(*skipped);
+        if place.txid > Txid::ZERO {
+            let now = (self.shared.clock)();
+            self.shared.status.replica(self.index, |replica| _ = replica.stale_since.get_or_insert(now));
+        }
     }
 
     /// The newest whole one.
@@ -227,6 +238,9 @@ impl Snapshots {
         // Together, so that whoever sees the snapshot sees the reason too.
         self.shared.status.replica(self.index, |replica| {
             (replica.snapshot, replica.snapshot_reason) = (Some((name.txid, name.time)), Some(reason));
+            if !is_behind {
+                replica.stale_since = None;
+            }
         });
     }
 

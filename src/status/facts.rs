@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::Place;
+use super::{Aims, Place};
 use crate::position::{Generation, TimeMs, Txid};
 
 /// What capture of a database is doing.
@@ -69,6 +69,30 @@ pub struct GapRecord {
     pub time: TimeMs,
     pub reason: String,
 }
+
+/// Every kind of error that is counted.
+pub const ERROR_KINDS: [&str; 20] = [
+    "capture",
+    "compaction",
+    "compaction-input",
+    "final",
+    "gap",
+    "not-capturable",
+    "panic",
+    "prune",
+    "replica-conflict",
+    "replica-damaged",
+    "replica-refused",
+    "snapshot",
+    "spool",
+    "spool-full",
+    "start",
+    "store-denied",
+    "store-exists",
+    "store-invalid",
+    "store-not-found",
+    "store-unavailable",
+];
 
 /// Upper bounds in milliseconds of the buckets of `Histogram`; one more bucket is above them all.
 pub const HISTOGRAM_BOUNDS_MS: [u64; 14] =
@@ -174,7 +198,7 @@ pub struct ReplicaStatus {
     /// Everything up to here is in it.
     pub shipped: Place,
     pub shipped_bytes: u64,
-    /// Age of the oldest commit that is not in it.
+    /// Age of the oldest commit that is not in it, or that may be there without having been seen.
     pub lag: Duration,
     /// Bytes in the spool that are not in it.
     pub lag_bytes: u64,
@@ -186,6 +210,8 @@ pub struct ReplicaStatus {
     pub snapshot_reason: Option<SnapshotReason>,
     pub snapshot_progress: Option<SnapshotProgress>,
     pub snapshot_duration: Option<Duration>,
+    /// Since when new commits cannot be restored from it: it lacks a snapshot for them, or takes nothing any more.
+    pub stale_since: Option<TimeMs>,
     /// Segments that this process made of others, and up to which commit, for levels 1 to 3.
     pub compacted: [(u64, Txid); 3],
     pub verify: Proofs,
@@ -208,6 +234,8 @@ pub struct StatusSnapshot {
     pub spool_limit_bytes: u64,
     pub database_bytes: u64,
     pub wal_bytes: u64,
+    /// Checkpoints of the engine that were seen.
+    pub checkpoints_total: u64,
     pub gaps: Vec<GapRecord>,
     pub gaps_total: u64,
     /// Generations that this process began.
@@ -215,5 +243,8 @@ pub struct StatusSnapshot {
     /// Errors by kind.
     pub errors: BTreeMap<&'static str, u64>,
     pub last_error: Option<(TimeMs, String)>,
+    pub aims: Aims,
+    /// How long the capturing thread has been overdue.
+    pub overdue: Duration,
     pub replicas: Vec<ReplicaStatus>,
 }

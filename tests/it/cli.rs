@@ -9,11 +9,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "run",
     "restore",
     "list",
     "verify",
+    "drill",
     "prune",
     "snapshot",
     "label",
@@ -128,7 +129,7 @@ fn code_2_wrong_usage() {
 #[test]
 fn code_2_wrong_environment() {
     for (name, value, part) in [
-        ("REPLICATE_LISTEN", "127.0.0.1:1", "not available in this version"),
+        ("REPLICATE_LISTEN", "nowhere", "is not an address"),
         ("REPLICATE_LOG", "a=b=c=d", "not a filter"),
         ("REPLICATE_LOG_FORMAT", "xml", "neither text nor json"),
     ] {

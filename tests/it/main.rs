@@ -18,3 +18,4 @@ mod store_contract;
 mod store_real_server;
 mod store_s3;
 mod tidy;
+mod web;

@@ -10,11 +10,11 @@ const LAYERS: [&[&str]; 5] = [
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "inventory", "label", "replica", "retention", "spool"],
     &["drill", "prune", "replicator", "restore", "verify", "watcher"],
-    &["cli", "commands", "config", "control", "error", "supervisor"],
+    &["cli", "commands", "config", "control", "error", "supervisor", "web"],
 ];
 
 /// Outside crates and the only places that may name them.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("rusqlite", &["src/engine/sqlite"]),
     ("duckdb", &["src/engine/duckdb"]),
     ("aws_config", &["src/store/s3"]),
@@ -23,6 +23,9 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("aws_smithy_types", &["src/store/s3"]),
     ("croner", &["src/cron"]),
     ("notify", &["src/watcher"]),
+    ("hyper", &["src/web"]),
+    ("hyper_util", &["src/web"]),
+    ("http_body_util", &["src/web"]),
     ("prost", &["src/segment"]),
     ("lz4_flex", &["src/segment"]),
     ("zstd", &["src/segment"]),

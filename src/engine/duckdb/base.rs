@@ -73,6 +73,7 @@ impl DuckdbSource {
         tail.stale_iteration = self.tail.iteration;
         // Blocks beyond the count may come back with anything.
         self.keys.truncate(usize::try_from(iteration.count).unwrap_or(usize::MAX));
+        self.checkpoints += u64::from(self.captured.is_some());
         (self.captured, self.tail) = (Some(iteration), tail);
         (self.drained, self.unseen, self.repair, self.stale_len) = (false, false, None, 0);
         self.unfit = Default::default();

@@ -73,6 +73,8 @@ pub struct DuckdbSource {
     pub(super) tail: Tail,
     pub(super) txid: Txid,
     pub(super) since_flip: u64,
+    /// Iterations that replaced a captured one since the last look was told of: each ends a checkpoint.
+    pub(super) checkpoints: u64,
     /// Bytes of an earlier file with other blocks that have to be overwritten by zeros.
     pub(super) stale_len: u64,
     /// Blocks whose content in the file is not that of the page map, though no commit changed it.
@@ -129,6 +131,7 @@ impl DuckdbSource {
             tail: Tail::default(),
             txid: Txid::ZERO,
             since_flip: 0,
+            checkpoints: 0,
             stale_len: 0,
             unfit: BlockSet::default(),
             scrub: None,
@@ -197,7 +200,7 @@ impl DuckdbSource {
         self.refresh(sink, commits)?;
         let (again_in, is_level) = self.follow(sink, commits)?;
         self.scrub_some(*commits)?;
-        Ok(Poll { commits: *commits, again_in, first_read: None, is_level, wal_bytes: 0 })
+        Ok(Poll { commits: *commits, again_in, first_read: None, is_level, wal_bytes: 0, checkpoints: 0 })
     }
 
     /// Is the newest iteration another one than that of the last commit?
@@ -316,7 +319,8 @@ impl DuckdbSource {
 impl Source for DuckdbSource {
     fn poll(&mut self, sink: &mut dyn TransactionSink) -> Result<Poll, EngineError> {
         let mut commits = 0;
-        let mut poll = Poll { commits, again_in: Some(SOON), first_read: None, is_level: false, wal_bytes: 0 };
+        let mut poll =
+            Poll { commits, again_in: Some(SOON), first_read: None, is_level: false, wal_bytes: 0, checkpoints: 0 };
         for _ in 0..MAX_RESTARTS {
             match self.step(sink, &mut commits) {
                 Ok(done) => poll = done,
@@ -335,6 +339,7 @@ impl Source for DuckdbSource {
             poll.first_read = Some(((total - left) * bytes, total * bytes));
         }
         poll.commits = commits;
+        poll.checkpoints = std::mem::take(&mut self.checkpoints);
         poll.wal_bytes = std::fs::metadata(wal_path(&self.path)).map_or(0, |metadata| metadata.len());
         Ok(poll)
     }

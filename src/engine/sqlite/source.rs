@@ -9,6 +9,7 @@ use super::history::{Captured, History, Output, gap};
 use super::hold::Hold;
 use super::pace::{Ladder, Pace, Step};
 use super::reading::{Reading, Slice};
+use super::wal::Salts;
 use super::wal_index::IndexHeader;
 use crate::checksum::PageMap;
 use crate::engine::{
@@ -45,6 +46,8 @@ pub(super) struct SqliteSource {
     unpersisted: bool,
     pace: Pace,
     ladder: Ladder<(Touched, IndexHeader)>,
+    /// The life of the WAL at the end of the last look: another one means that SQLite folded it into the file.
+    life: Salts,
     /// Why this source is of no use any more.
     lost: Option<RepairReason>,
     /// Offset of the next slice of the full copy, while one goes on.
@@ -56,10 +59,12 @@ impl SqliteSource {
         // Whether the commits before are durable is not known here, so the WAL that has them is not let go before.
         let unpersisted = resume.is_some();
         let Attached { hold, history, files, reading } = attach(path, resume)?;
+        let life = history.position.salts;
         Ok(SqliteSource {
             hold,
             history,
             files,
+            life,
             looked: None,
             reading,
             unpersisted,
@@ -87,7 +92,10 @@ impl SqliteSource {
             let pause = self.ladder.next((touched, published), modified, news, SystemTime::now());
             again_in = earlier(again_in, pause);
         }
-        Ok(Poll { commits, again_in, first_read, is_level: true, wal_bytes: self.hold.reader().wal_length()? })
+        let life = std::mem::replace(&mut self.life, self.history.position.salts);
+        let checkpoints = u64::from(life != self.life);
+        let wal_bytes = self.hold.reader().wal_length()?;
+        Ok(Poll { commits, again_in, first_read, is_level: captured.level, wal_bytes, checkpoints })
     }
 
     /// Proves that the files are still ours. Not again at once while commits keep coming.

@@ -216,7 +216,7 @@ impl Source for FakeSource {
             commits += 1;
         }
         sink.persist()?;
-        Ok(Poll { commits, again_in: None, first_read: None, is_level: true, wal_bytes: 0 })
+        Ok(Poll { commits, again_in: None, first_read: None, is_level: true, wal_bytes: 0, checkpoints: 0 })
     }
 
     fn snapshot_start(&mut self) -> Result<SnapshotStart, EngineError> {
