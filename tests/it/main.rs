@@ -7,6 +7,7 @@ mod format;
 mod history;
 mod ledger;
 mod live;
+mod month;
 mod processes;
 mod prune;
 mod replicator;
