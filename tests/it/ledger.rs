@@ -3,6 +3,7 @@
 
 mod faulty;
 mod kill;
+mod kill_prune;
 pub mod rig;
 mod verify;
 mod writer;

@@ -22,6 +22,7 @@ pub struct Rig {
     pub database: PathBuf,
     pub ledgers: Vec<PathBuf>,
     pub urls: Vec<String>,
+    pub snapshot_interval: &'static str,
     /// For the credentials of a store.
     pub environment: Vec<(String, String)>,
 }
@@ -34,7 +35,7 @@ impl Rig {
         std::fs::create_dir(database.parent().expect("has a parent")).expect("folder");
         let mut urls = vec![format!("file://{}", folder.path().join("replica").display())];
         urls.extend_from_slice(more);
-        Rig { folder, database, ledgers: Vec::new(), urls, environment: Vec::new() }
+        Rig { folder, database, ledgers: Vec::new(), urls, snapshot_interval: "15s", environment: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -64,8 +65,9 @@ impl Rig {
         let config = self.path("replicate.yml");
         let replicas: Vec<String> = self.urls.iter().map(|url| format!("{{ url: \"{url}\" }}")).collect();
         let text = format!(
-            "databases:\n  - path: {}\n    sync-interval: {sync_interval}\n    snapshot-interval: 15s\n    replicas: [{}]\n",
+            "databases:\n  - path: {}\n    sync-interval: {sync_interval}\n    snapshot-interval: {}\n    replicas: [{}]\n",
             self.database.display(),
+            self.snapshot_interval,
             replicas.join(", ")
         );
         std::fs::write(&config, text).expect("configuration");
