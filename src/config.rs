@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::store::StoreOptions;
 
 pub mod database;
-mod drill;
 mod expand;
 mod fields;
+pub mod proofs;
 pub mod retention;
 pub mod schedule;
 pub mod units;

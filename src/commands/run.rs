@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::schedule::Scheduled;
 use super::source::open_counted;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
@@ -25,6 +26,7 @@ mod before_start;
 mod memory;
 mod once;
 mod report;
+mod schedule;
 mod serving;
 
 pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
@@ -32,7 +34,9 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
-        Run { signals, stops_asked: 0, shutdown_timeout: config.shutdown_timeout }.run(&args, &config).await
+        let shutdown_timeout = config.shutdown_timeout;
+        let scheduled = Scheduled::default();
+        Run { signals, stops_asked: 0, shutdown_timeout, scheduled }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -85,6 +89,8 @@ struct Run {
     /// TERM and INT so far: the second one ends at once.
     stops_asked: u32,
     shutdown_timeout: Duration,
+    /// What is done by the clock.
+    scheduled: Scheduled,
 }
 
 impl Run {
@@ -110,6 +116,8 @@ impl Run {
         if args.once {
             return self.once(all).await;
         }
+        let statuses = all.iter().map(|working| working.replicator.status().clone());
+        self.scheduled = Scheduled::start(config.databases.iter().zip(statuses));
         match args.command.as_slice() {
             [] => self.until_stopped(all).await,
             command => self.with_command(all, args, command).await,
@@ -205,6 +213,7 @@ impl Run {
     /// A last look at every database, and everything shipped, within the shutdown time-out; a second TERM or INT ends it
     /// at once.
     async fn stop(&mut self, all: Vec<Working>) -> Result<(), Error> {
+        self.scheduled.stop().await;
         let timeout = self.shutdown_timeout;
         let mut stopping = Vec::new();
         for working in all {

@@ -70,16 +70,14 @@ impl Source {
 
     /// What a drill asserts of this database.
     pub fn assertions(&self) -> Vec<Assertion> {
-        self.database.as_ref().map_or_else(Vec::new, |(database, _)| database.settings.assertions.clone())
+        self.database.as_ref().map_or_else(Vec::new, |(database, _)| database.settings.drill.assertions.clone())
     }
 
     /// Where a database is restored to for a while: where this database's state is, or else where the system keeps such things.
     pub fn scratch(&self) -> PathBuf {
-        let state_dir = self.database.as_ref().map(|(database, _)| database.state_dir.clone());
-        match state_dir.filter(|dir| dir.is_dir()) {
-            Some(dir) => dir.join("scratch"),
-            None => std::env::temp_dir(),
-        }
+        let known = self.database.as_ref().map(|(database, _)| database);
+        let known = known.filter(|database| database.settings.drill.scratch.is_some() || database.state_dir.is_dir());
+        known.map_or_else(std::env::temp_dir, DatabaseConfig::scratch)
     }
 
     /// What the replica at this place of `replicas` is known to have, on this machine.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_yaml_ng::Value;
 
 use super::fields::{Fields, ShareOrSize};
-use super::{Config, ConfigError, Retention, Schedule, drill};
-use crate::drill::Assertion;
+use super::proofs::{self, DrillSettings, VerifySettings};
+use super::{Config, ConfigError, Retention, Schedule, schedule};
 use crate::error::Error;
 use crate::replicator::due::{Rules, WayLimit};
 use crate::retention::Policy;
@@ -16,7 +16,7 @@ use crate::status::{Aims, MAX_LAG};
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 13] = [
+pub const SETTINGS_KEYS: [&str; 14] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
@@ -26,6 +26,7 @@ pub const SETTINGS_KEYS: [&str; 13] = [
     "spool-limit",
     "retention",
     "schedule",
+    "verify",
     "drill",
     "max-lag",
     "rpo",
@@ -78,8 +79,8 @@ pub struct Settings {
     pub retention: Retention,
     /// What is done by the clock.
     pub schedule: Schedule,
-    /// What a drill asserts.
-    pub assertions: Vec<Assertion>,
+    pub verify: VerifySettings,
+    pub drill: DrillSettings,
     /// Of any replica, with which the database still counts as replicated. `None`: as `aims` says.
     pub max_lag: Option<Duration>,
     pub rpo: Option<Duration>,
@@ -96,7 +97,8 @@ impl Default for Settings {
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
             schedule: Schedule::default(),
-            assertions: Vec::new(),
+            verify: VerifySettings::default(),
+            drill: DrillSettings::default(),
             max_lag: None,
             rpo: None,
             rto: None,
@@ -114,8 +116,9 @@ impl Settings {
             snapshots: read_rules(fields, &defaults.snapshots)?,
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),
-            schedule: Schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
-            assertions: drill::read(fields)?.unwrap_or_else(|| defaults.assertions.clone()),
+            schedule: schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
+            verify: proofs::read_verify(fields)?.unwrap_or_else(|| defaults.verify.clone()),
+            drill: proofs::read_drill(fields)?.unwrap_or_else(|| defaults.drill.clone()),
             max_lag: fields.duration("max-lag", AIM)?.or(defaults.max_lag),
             rpo: fields.duration("rpo", AIM)?.or(defaults.rpo),
             rto: fields.duration("rto", AIM)?.or(defaults.rto),
@@ -211,6 +214,11 @@ impl DatabaseConfig {
             database.default_replica = false;
         }
         Ok(database)
+    }
+
+    /// Where this database is restored to for a while: where that is configured, or where its state is.
+    pub fn scratch(&self) -> PathBuf {
+        self.settings.drill.scratch.clone().unwrap_or_else(|| self.state_dir.join("scratch"))
     }
 
     /// What is kept in one of its replicas; `None`: everything.

@@ -7,8 +7,6 @@ use super::fields::Fields;
 use crate::cron::{Cron, EXAMPLE, Zone};
 
 const KEYS: [&str; 4] = ["time-zone", "snapshot", "verify", "drill"];
-/// Keys that nothing acts on yet. Refused, because an option that is accepted and ignored is a promise that is broken.
-const LATER: &[&str] = &["verify", "drill"];
 
 /// What is done by the clock, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,17 +17,6 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Takes the key `schedule` out of `fields`; `None` where it is missing. The nearest `schedule` says everything.
-    pub(super) fn read(fields: &mut Fields) -> Result<Option<Schedule>, ConfigError> {
-        let Some(schedule) = read_all(fields)? else { return Ok(None) };
-        let is_later = |(key, cron): &(&'static str, Option<&Cron>)| cron.is_some() && LATER.contains(key);
-        let later = schedule.entries().into_iter().find(is_later).map(|(key, _)| key);
-        match later {
-            None => Ok(Some(schedule)),
-            Some(key) => Err(fields.error(&format!("schedule.{key}"), "is not available in this version; remove it")),
-        }
-    }
-
     /// By key.
     pub fn entries(&self) -> [(&'static str, Option<&Cron>); 3] {
         [("snapshot", self.snapshot.as_ref()), ("verify", self.verify.as_ref()), ("drill", self.drill.as_ref())]
@@ -43,7 +30,8 @@ impl Schedule {
     }
 }
 
-fn read_all(fields: &mut Fields) -> Result<Option<Schedule>, ConfigError> {
+/// Takes the key `schedule` out of `fields`; `None` where it is missing. The nearest `schedule` says everything.
+pub(super) fn read(fields: &mut Fields) -> Result<Option<Schedule>, ConfigError> {
     let path = fields.path_to("schedule");
     let mut own = match fields.value("schedule") {
         None => return Ok(None),
@@ -72,22 +60,22 @@ fn read_all(fields: &mut Fields) -> Result<Option<Schedule>, ConfigError> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<Schedule>, ConfigError> {
+    fn read_text(text: &str) -> Result<Option<Schedule>, ConfigError> {
         let value: Value = serde_yaml_ng::from_str(text).unwrap();
-        read_all(&mut Fields::new(value, "defaults", &["schedule"])?)
+        read(&mut Fields::new(value, "defaults", &["schedule"])?)
     }
 
     /// Every key reads as documented, in its time zone, UTC where none is said.
     #[test]
     fn every_key_is_understood() {
         let text = "schedule: {time-zone: Europe/Berlin, snapshot: '@daily', verify: 0 4 * * *, drill: 30 4 * * SUN}";
-        let schedule = read(text).unwrap().unwrap();
+        let schedule = read_text(text).unwrap().unwrap();
         let all =
             "snapshot: @daily (Europe/Berlin), verify: 0 4 * * * (Europe/Berlin), drill: 30 4 * * SUN (Europe/Berlin)";
         assert_eq!(schedule.show(), all);
-        assert_eq!(read("schedule: {verify: '@hourly'}").unwrap().unwrap().show(), "verify: @hourly (UTC)");
-        assert_eq!(read("schedule: never").unwrap(), Some(Schedule::default()));
-        assert_eq!(read("{}").unwrap(), None);
+        assert_eq!(read_text("schedule: {verify: '@hourly'}").unwrap().unwrap().show(), "verify: @hourly (UTC)");
+        assert_eq!(read_text("schedule: never").unwrap(), Some(Schedule::default()));
+        assert_eq!(read_text("{}").unwrap(), None);
     }
 
     /// What says nothing or cannot be understood is refused with the way to the key and an example.
@@ -102,7 +90,7 @@ mod tests {
             ("{time-zone: Berlin, verify: '@daily'}", "defaults.schedule.time-zone`", "Europe/Berlin"),
             ("{verfy: '@daily'}", "defaults.schedule.verfy`", "\"verify\""),
         ] {
-            let message = read(&format!("schedule: {text}")).unwrap_err().to_string();
+            let message = read_text(&format!("schedule: {text}")).unwrap_err().to_string();
             assert!(message.contains(at) && message.contains(part), "{text}: {message}");
         }
     }

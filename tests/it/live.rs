@@ -152,3 +152,38 @@ fn the_state_before_a_command_has_a_name() {
     assert!(name.starts_with("before-start-"), "{name}");
     assert_eq!((live.sum_at(&format!("label:{name}")), live.sum_at("now")), (5, 0));
 }
+
+/// A running replicator verifies and drills by the clock, keeps the record in the replica, leaves nothing behind, and tells of it; a
+/// drill that fails is told loudly and ends nothing.
+#[test]
+fn proven_by_the_clock() {
+    let live = Live::new();
+    live.insert(1);
+    let more = "    schedule: { verify: '* * * * *', drill: '* * * * *' }\n    verify: { deep: true }\n    \
+                drill: { assertions: ['SELECT count(*) < 2 FROM t'] }\n";
+    let replicator = live.rig.start_with("10ms", more);
+    let status = |what: &str, fact: &str| -> Value {
+        let asked = live.ask(&["status"], &["--json"]);
+        let status: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+        status["databases"][0]["replicas"][0][what][fact].clone()
+    };
+    let limit = Duration::from_secs(300);
+    let passed =
+        || status("verify", "successes").as_u64() >= Some(1) && status("drill", "successes").as_u64() >= Some(1);
+    assert!(eventually(limit, passed), "{}", live.rig.log());
+    live.insert(2);
+    assert!(eventually(limit, || status("drill", "failing") == true), "{}", live.rig.log());
+    assert!(live.done(&["status"], &[]).contains("drill FAILED: the drill failed: the assertion"));
+    live.insert(3);
+    live.done(&["sync"], &["--timeout", "30s"]);
+    stop(replicator, "replicate run");
+    let log = live.rig.log();
+    assert!(log.contains("THE SCHEDULED DRILL FAILED") && !log.contains("THE SCHEDULED VERIFY FAILED"), "{log}");
+    let drills: Value = serde_json::from_str(&live.done(&["list"], &["--drills", "--json"])).expect("JSON");
+    let drills = drills["drills"].as_array().expect("drills").clone();
+    assert!(drills[0]["passed"] == true && drills.last().expect("a drill")["passed"] == false, "{drills:?}");
+    let left = std::fs::read_dir(live.state_dir().join("scratch")).expect("a directory").count();
+    assert_eq!(left, 0, "nothing is left behind");
+    assert!(live.state_dir().join("verified-0").exists());
+    assert_eq!(live.sum_at("now"), 6);
+}

@@ -62,10 +62,15 @@ impl Rig {
 
     /// Starts `replicate run` with short intervals.
     pub fn start(&self, sync_interval: &str) -> Child {
+        self.start_with(sync_interval, "")
+    }
+
+    /// The same with more lines of the database's configuration.
+    pub fn start_with(&self, sync_interval: &str, more: &str) -> Child {
         let config = self.path("replicate.yml");
         let replicas: Vec<String> = self.urls.iter().map(|url| format!("{{ url: \"{url}\" }}")).collect();
         let text = format!(
-            "databases:\n  - path: {}\n    sync-interval: {sync_interval}\n    snapshot-interval: {}\n    replicas: [{}]\n",
+            "databases:\n  - path: {}\n    sync-interval: {sync_interval}\n    snapshot-interval: {}\n    replicas: [{}]\n{more}",
             self.database.display(),
             self.snapshot_interval,
             replicas.join(", ")

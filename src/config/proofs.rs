@@ -1,4 +1,8 @@
-//! What `drill` says: what must be true of a restored database.
+//! What `drill` and `verify` say: how a replica is proven.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_yaml_ng::Value;
 
@@ -6,13 +10,42 @@ use super::ConfigError;
 use super::fields::Fields;
 use crate::drill::Assertion;
 
-const KEYS: [&str; 1] = ["assertions"];
+const KEYS: [&str; 2] = ["assertions", "scratch"];
+const VERIFY_KEYS: [&str; 2] = ["deep", "max-age"];
+const MAX_AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const ASSERTION_KEYS: [&str; 3] = ["name", "sql", "expected"];
 const MAX_ASSERTIONS: usize = 1000;
 const MAX_SQL_CHARS: usize = 64 * 1024;
 
+/// How a drill is done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DrillSettings {
+    /// What must be true of a restored database.
+    pub assertions: Vec<Assertion>,
+    /// Where a database is restored to for a while.
+    pub scratch: Option<PathBuf>,
+}
+
+/// How a verification by the clock is done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VerifySettings {
+    /// Read and recompute everything.
+    pub deep: bool,
+    /// The newest commit must not be older.
+    pub max_age: Option<Duration>,
+}
+
+/// Takes the key `verify` out of `fields`; `None` where it is missing. The nearest `verify` says everything.
+pub(super) fn read_verify(fields: &mut Fields) -> Result<Option<VerifySettings>, ConfigError> {
+    let path = fields.path_to("verify");
+    let Some(value) = fields.value("verify") else { return Ok(None) };
+    let mut own = Fields::new(value, &path, &VERIFY_KEYS)?;
+    let (deep, max_age) = (own.boolean("deep")?.unwrap_or(false), own.duration("max-age", MAX_AGE)?);
+    Ok(Some(VerifySettings { deep, max_age }))
+}
+
 /// Takes the key `drill` out of `fields`; `None` where it is missing. The nearest `drill` says everything.
-pub(super) fn read(fields: &mut Fields) -> Result<Option<Vec<Assertion>>, ConfigError> {
+pub(super) fn read_drill(fields: &mut Fields) -> Result<Option<DrillSettings>, ConfigError> {
     let path = fields.path_to("drill");
     let Some(value) = fields.value("drill") else { return Ok(None) };
     let mut own = Fields::new(value, &path, &KEYS)?;
@@ -22,7 +55,8 @@ pub(super) fn read(fields: &mut Fields) -> Result<Option<Vec<Assertion>>, Config
     }
     let at = own.path_to("assertions");
     let each = items.into_iter().enumerate().map(|(i, item)| assertion(item, &format!("{at}[{i}]")));
-    each.collect::<Result<_, _>>().map(Some)
+    let assertions = each.collect::<Result<_, _>>()?;
+    Ok(Some(DrillSettings { assertions, scratch: own.text("scratch")?.map(PathBuf::from) }))
 }
 
 fn assertion(item: Value, at: &str) -> Result<Assertion, ConfigError> {
@@ -50,22 +84,24 @@ fn assertion(item: Value, at: &str) -> Result<Assertion, ConfigError> {
 mod tests {
     use super::*;
 
-    fn read_text(text: &str) -> Result<Option<Vec<Assertion>>, ConfigError> {
+    fn read_text(text: &str) -> Result<Option<DrillSettings>, ConfigError> {
         let value: Value = serde_yaml_ng::from_str(text).unwrap();
-        read(&mut Fields::new(value, "defaults", &["drill"])?)
+        read_drill(&mut Fields::new(value, "defaults", &["drill"])?)
     }
 
     /// A query alone is an assertion; name and expected value can be said.
     #[test]
     fn every_form_is_understood() {
-        let text = "drill: {assertions: ['SELECT 1', {name: users, sql: SELECT count(*) FROM u, expected: 5}]}";
-        let assertions = read_text(text).unwrap().unwrap();
+        let text =
+            "drill: {assertions: ['SELECT 1', {name: users, sql: SELECT count(*) FROM u, expected: 5}], scratch: /big}";
+        let DrillSettings { assertions, scratch } = read_text(text).unwrap().unwrap();
+        assert_eq!(scratch, Some(PathBuf::from("/big")));
         let plain = Assertion { name: "SELECT 1".into(), sql: "SELECT 1".into(), expected: None };
         let named =
             Assertion { name: "users".into(), sql: "SELECT count(*) FROM u".into(), expected: Some("5".into()) };
         assert_eq!(assertions, [plain, named]);
         assert_eq!(read_text("{}").unwrap(), None);
-        assert_eq!(read_text("drill: {assertions: []}").unwrap(), Some(Vec::new()));
+        assert_eq!(read_text("drill: {assertions: []}").unwrap(), Some(DrillSettings::default()));
     }
 
     /// What is no assertion is refused with the way to it.

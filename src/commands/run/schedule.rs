@@ -1,0 +1,303 @@
+//! What a running replicator does by the clock: verifications and drills of each replica, beside everything else.
+//!
+//! One at a time in the whole process. What could not be done in time, because another one was at work or the machine was asleep, is done
+//! once as soon as possible, however often it was due. Nothing that goes wrong here ends anything.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::super::drill::{self, DrillOptions};
+use super::super::reading::surroundings;
+use super::super::source::open;
+use super::super::verify::{self, VerifyOptions};
+use crate::config::{DatabaseConfig, ReplicaConfig};
+use crate::cron::Cron;
+use crate::drill::Records;
+use crate::error::Error;
+use crate::position::TimeMs;
+use crate::replicator::{shipped, verified};
+use crate::status::{Clock, Proofs, ReplicaStatus, Status, system_clock};
+
+/// The wall clock is looked at so often: it may jump, and the machine may sleep.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long an end waits for what is under way to clean up.
+const STOP: Duration = Duration::from_secs(5);
+
+/// What is done by the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Verify,
+    Drill,
+}
+
+impl Work {
+    fn word(self) -> &'static str {
+        match self {
+            Work::Verify => "verify",
+            Work::Drill => "drill",
+        }
+    }
+
+    fn proofs(self, replica: &mut ReplicaStatus) -> &mut Proofs {
+        match self {
+            Work::Verify => &mut replica.verify,
+            Work::Drill => &mut replica.drill,
+        }
+    }
+}
+
+/// When one kind of work is due next. Pure.
+#[derive(Debug)]
+struct Due {
+    work: Work,
+    cron: Cron,
+    at: Option<TimeMs>,
+}
+
+impl Due {
+    fn new(work: Work, cron: Cron, now: TimeMs) -> Due {
+        Due { work, at: cron.next_after(now), cron }
+    }
+
+    /// Is it due now? A clock that was set back brings the next time nearer again.
+    fn is_due(&mut self, now: TimeMs) -> bool {
+        let is_due = self.at.is_some_and(|at| at <= now);
+        if !is_due {
+            self.at = self.at.into_iter().chain(self.cron.next_after(now)).min();
+        }
+        is_due
+    }
+
+    /// It was done. What was missed meanwhile is not made up for.
+    fn done(&mut self, now: TimeMs) {
+        self.at = self.cron.next_after(now);
+    }
+}
+
+/// The work of all databases.
+#[derive(Debug, Default)]
+pub(super) struct Scheduled {
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Scheduled {
+    /// Begins with what is configured, for each database with its status.
+    pub fn start<'a>(all: impl Iterator<Item = (&'a DatabaseConfig, Status)>) -> Scheduled {
+        let turn = Arc::new(Semaphore::new(1));
+        let clock = system_clock();
+        let mut tasks = Vec::new();
+        for (database, status) in all {
+            let schedule = &database.settings.schedule;
+            let crons = [(Work::Verify, &schedule.verify), (Work::Drill, &schedule.drill)];
+            let due = |(work, cron): (Work, &Option<Cron>)| Some(Due::new(work, cron.clone()?, clock()));
+            let due: Vec<Due> = crons.into_iter().filter_map(due).collect();
+            if due.is_empty() {
+                continue;
+            }
+            let (database, turn, clock) = (database.clone(), turn.clone(), clock.clone());
+            tasks.push(tokio::spawn(Worker { database, status, turn, clock, look: LOOK, due }.run()));
+        }
+        Scheduled { tasks }
+    }
+
+    /// Ends what is under way; its scratch directory is removed.
+    pub async fn stop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        let tasks = std::mem::take(&mut self.tasks);
+        let ended = async {
+            for task in tasks {
+                // Cancelled, or ended before.
+                task.await.ok();
+            }
+        };
+        // What is too slow is left behind, and goes with the next drill.
+        tokio::time::timeout(STOP, ended).await.ok();
+    }
+}
+
+struct Worker {
+    database: DatabaseConfig,
+    status: Status,
+    turn: Arc<Semaphore>,
+    clock: Clock,
+    look: Duration,
+    due: Vec<Due>,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        self.recall().await;
+        loop {
+            let now = (self.clock)();
+            match self.due.iter_mut().position(|due| due.is_due(now)) {
+                Some(number) => {
+                    let work = self.due[number].work;
+                    // The semaphore is never closed.
+                    let _turn = self.turn.clone().acquire_owned().await.ok();
+                    for (index, replica) in self.database.replicas.iter().enumerate() {
+                        self.work(work, index, replica).await;
+                    }
+                    let now = (self.clock)();
+                    self.due[number].done(now);
+                }
+                None => {
+                    let next = self.due.iter().filter_map(|due| due.at).min();
+                    let wait = next.map_or(self.look, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+                    tokio::time::sleep(wait.clamp(Duration::from_millis(1), self.look)).await;
+                }
+            }
+        }
+    }
+
+    /// What is known of times before this process, so that a restart is not taken for a long silence.
+    async fn recall(&self) {
+        for (index, replica) in self.database.replicas.iter().enumerate() {
+            let last_verified = verified::read(&self.database.state_dir, index);
+            let drilled = match open(replica) {
+                Ok(store) => Records::new(store).list().await.map_err(Error::from),
+                Err(error) => Err(error),
+            };
+            let drilled = drilled.unwrap_or_else(|error| {
+                tracing::debug!(replica = replica.shown_url(), "its drills cannot be listed: {}", error.report());
+                Vec::new()
+            });
+            let drilled = drilled.iter().filter(|name| name.passed).map(|name| name.time).max();
+            self.status.replica(index, |status| {
+                status.verify.last_success = status.verify.last_success.max(last_verified);
+                status.drill.last_success = status.drill.last_success.max(drilled);
+            });
+        }
+    }
+
+    async fn work(&self, work: Work, index: usize, replica: &ReplicaConfig) {
+        let (database, shown) = (self.database.path.display(), replica.shown_url());
+        let (began, now) = (Instant::now(), (self.clock)());
+        self.status.replica(index, |status| work.proofs(status).running_since = Some(now));
+        let result = match work {
+            Work::Verify => self.verify(index, replica).await,
+            Work::Drill => self.drill(replica).await,
+        };
+        let (took, now) = (began.elapsed(), (self.clock)());
+        let word = work.word();
+        let outcome = match &result {
+            Ok(()) => {
+                tracing::info!(%database, replica = shown, took_ms = took.as_millis(), "{word}: passed");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%database, replica = shown, "THE SCHEDULED {} FAILED: {}", word.to_uppercase(), error.report());
+                let why = error.report().split_whitespace().collect::<Vec<_>>().join(" ");
+                self.status.replica_error(index, word, &why);
+                Err(why)
+            }
+        };
+        self.status.replica(index, |status| work.proofs(status).ended(now, took, outcome));
+    }
+
+    fn scratch(&self) -> PathBuf {
+        self.database.scratch()
+    }
+
+    async fn verify(&self, index: usize, replica: &ReplicaConfig) -> Result<(), Error> {
+        let settings = &self.database.settings.verify;
+        let options = VerifyOptions {
+            deep: settings.deep,
+            max_age: settings.max_age,
+            shipped: shipped::read(&self.database.state_dir, index),
+            scratch: self.scratch(),
+            ..VerifyOptions::default()
+        };
+        let around = surroundings();
+        verify::run(open(replica)?, &options, &around, &mut std::io::sink()).await?;
+        let noted = verified::write(&self.database.state_dir, index, (self.clock)());
+        noted.unwrap_or_else(|error| tracing::warn!("cannot note that {} is whole: {error}", replica.shown_url()));
+        Ok(())
+    }
+
+    async fn drill(&self, replica: &ReplicaConfig) -> Result<(), Error> {
+        let options = DrillOptions {
+            at: None,
+            scratch: self.scratch(),
+            assertions: self.database.settings.drill.assertions.clone(),
+            record: true,
+            json: false,
+            progress: false,
+        };
+        drill::run(open(replica)?, &options, &surroundings(), &mut std::io::sink()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::cron::Zone;
+
+    const MINUTE: u64 = 60_000;
+
+    fn due(expression: &str, now: u64) -> Due {
+        Due::new(Work::Verify, Cron::parse(expression, &Zone::UTC).expect("a cron expression"), TimeMs(now))
+    }
+
+    /// Work is due at its time and not before; what was missed any number of times is done once; and after a clock that was wrong for a
+    /// while the next time is right again.
+    #[test]
+    fn missed_runs_do_not_pile_up() {
+        let mut hourly = due("@hourly", 10 * MINUTE);
+        assert!(!hourly.is_due(TimeMs(60 * MINUTE - 1)));
+        assert!(hourly.is_due(TimeMs(60 * MINUTE)));
+        // Asleep for ten hours, or waiting for another one.
+        assert!(hourly.is_due(TimeMs(11 * 60 * MINUTE + 5)));
+        hourly.done(TimeMs(11 * 60 * MINUTE + 6));
+        assert!(!hourly.is_due(TimeMs(11 * 60 * MINUTE + 7)));
+        assert!(hourly.is_due(TimeMs(12 * 60 * MINUTE)));
+        // Done while the clock was years ahead.
+        hourly.done(TimeMs(1 << 40));
+        assert!(!hourly.is_due(TimeMs(12 * 60 * MINUTE + 1)));
+        assert_eq!(hourly.at, Some(TimeMs(13 * 60 * MINUTE)));
+    }
+
+    /// A worker whose clock can be set, for a database with a replica that does not exist.
+    fn worker(folder: &std::path::Path, now: &Arc<AtomicU64>) -> Worker {
+        let clock: Clock = {
+            let now = now.clone();
+            Arc::new(move || TimeMs(now.load(Ordering::Relaxed)))
+        };
+        let database = DatabaseConfig::new(&folder.join("a.db"), &Config::default()).expect("a database");
+        let status = Status::new("a.db", ["replica".to_owned()], 1, clock.clone());
+        let due = vec![due("@hourly", clock().0)];
+        Worker { database, status, turn: Arc::new(Semaphore::new(1)), clock, look: Duration::from_millis(20), due }
+    }
+
+    /// What fails by the clock is told by the status with its reason, ends nothing, and is done again when it is due again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_failure_is_told_and_ends_nothing() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let now = Arc::new(AtomicU64::new(60 * MINUTE - 20));
+        let worker = worker(folder.path(), &now);
+        let status = worker.status.clone();
+        let task = tokio::spawn(worker.run());
+        for run in 1..=2u64 {
+            now.store(run * 60 * MINUTE - 20, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let before = status.snapshot().replicas[0].verify.failures;
+            assert_eq!(before, run - 1, "nothing is done before it is due");
+            now.store(run * 60 * MINUTE + 1, Ordering::Relaxed);
+            status.wait_for(|status| status.replicas[0].verify.failures == run).await;
+            let verify = status.snapshot().replicas[0].verify.clone();
+            let (_, why) = verify.last_failure.clone().expect("a failure");
+            assert!(verify.is_failing() && why.contains("no replica"), "{verify:?}");
+            assert_eq!((verify.running_since, verify.successes), (None, 0));
+        }
+        assert!(status.snapshot().errors["verify"] >= 2 && !task.is_finished());
+        task.abort();
+    }
+}
