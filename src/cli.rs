@@ -203,6 +203,9 @@ pub struct VerifyArgs {
     /// instead of names, sizes and tables.
     #[arg(long)]
     pub deep: bool,
+    /// With --deep: read only so much of it, another part each day (UTC), so that 10% has read everything in ten days. No restore then.
+    #[arg(long, value_name = "PERCENT", requires = "deep")]
+    pub sample: Option<String>,
     /// A newest commit that is older than this (30m, 24h) is a finding.
     #[arg(long, value_name = "DURATION")]
     pub max_age: Option<String>,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `walk.rs` | every segment read, and the database checksum followed from commit to commit |
 //! | `parts.rs` | the parts of every snapshot against its page map |
+//! | `sample.rs` | which objects are read when not all are |
 //! | `records.rs` | records of drills, and labels |
 //!
 //! A replica may grow and be pruned meanwhile: what is written after the listing is not looked at, and an object that is gone
@@ -26,13 +27,18 @@ use crate::store::Key;
 
 mod parts;
 mod records;
+pub mod sample;
 mod walk;
+
+use sample::Sample;
 
 /// How to verify.
 #[derive(Debug, Clone)]
 pub struct Verification {
     /// Read and recompute everything.
     pub deep: bool,
+    /// Of what `deep` reads, only this.
+    pub sample: Option<Sample>,
     /// The newest commit must not be older than this, where the caller knows that the database changes that often.
     pub max_age: Option<Duration>,
     /// The caller knows that everything up to here was shipped.
@@ -78,10 +84,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn to_json(&self, deep: bool) -> Value {
+    pub fn to_json(&self, deep: bool, sample: Option<Sample>) -> Value {
         json!({
             "sound": self.findings.is_empty(),
             "deep": deep,
+            "sample": sample.map(|sample| json!({
+                "percent": f64::from(sample.share) / 100.0, "day": sample.day, "days": sample.days(),
+            })),
             "findings": self.findings.iter().map(|finding| json!({
                 "generation": finding.generation.map(|g| g.to_string()),
                 "object": finding.object.as_ref().map(Key::as_str),
@@ -136,6 +145,11 @@ struct Known {
 }
 
 impl Verifier<'_> {
+    /// Is this object read, when everything, or a part of it, is?
+    fn is_chosen(&self, key: &Key) -> bool {
+        self.how.sample.is_none_or(|sample| sample.holds(key))
+    }
+
     fn find(&mut self, generation: Option<Generation>, object: Option<Key>, problem: impl fmt::Display) {
         let finding = Finding { generation, object, problem: problem.to_string() };
         if !self.report.findings.contains(&finding) {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_json, runtime};
 use crate::cli::CheckArgs;
+use crate::config::proofs::VerifySettings;
 use crate::config::retention::show;
 use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, DatabaseConfig, Environment, ReplicaConfig};
@@ -106,13 +107,21 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "snapshot-spacing": show_duration(s.snapshots.spacing),
         "spool-limit": show_size(s.spool_limit),
         "schedule": s.schedule.show(),
-        "verify": format!("{}{}", if s.verify.deep { "everything" } else { "names and tables" },
-            s.verify.max_age.map_or(String::new(), |age| format!(", max-age: {}", show_duration(age)))),
+        "verify": verify_shown(&s.verify),
         "drill": format!("{} assertions, in {}", s.drill.assertions.len(), database.scratch().display()),
         "max-lag": show_duration(s.aims().max_lag),
         "rpo": s.rpo.map_or("not set".to_owned(), show_duration),
         "rto": s.rto.map_or("not set".to_owned(), show_duration),
     })
+}
+
+fn verify_shown(verify: &VerifySettings) -> String {
+    let depth = match (verify.deep, verify.sample) {
+        (false, _) => "names and tables".to_owned(),
+        (true, None) => "everything".to_owned(),
+        (true, Some(share)) => format!("{} % of everything", f64::from(share) / 100.0),
+    };
+    verify.max_age.map_or(depth.clone(), |age| format!("{depth}, max-age: {}", show_duration(age)))
 }
 
 /// Reads the head of the file. This process holds no lock on any database, so that closing the file drops none.

@@ -12,7 +12,7 @@ use super::source::{Source, open};
 use super::verify::{self, VerifyOptions};
 use super::{engine_of, print, runtime};
 use crate::cli::{ListArgs, RestoreArgs, VerifyArgs};
-use crate::config::units::parse_duration;
+use crate::config::units::{parse_duration, parse_share};
 use crate::config::{Environment, ReplicaConfig};
 use crate::error::{Error, ExitCode};
 use crate::restore::DEFAULT_JOBS;
@@ -69,8 +69,15 @@ pub fn execute_list(args: ListArgs, environment: Environment<'_>) -> Result<(), 
 pub fn execute_verify(args: VerifyArgs, environment: Environment<'_>) -> Result<(), Error> {
     let source = Source::resolve(&args.source, environment)?;
     let max_age = args.max_age.as_deref().map(parse_duration).transpose().map_err(Error::usage)?;
-    let progress = std::io::stderr().is_terminal();
-    let options = VerifyOptions { deep: args.deep, max_age, json: args.json.on, progress, ..VerifyOptions::default() };
+    let sample = args.sample.as_deref().map(parse_share).transpose().map_err(Error::usage)?;
+    let options = VerifyOptions {
+        deep: args.deep,
+        sample,
+        max_age,
+        json: args.json.on,
+        progress: std::io::stderr().is_terminal(),
+        ..VerifyOptions::default()
+    };
     let around = surroundings();
     let runtime = runtime()?;
     for_each_replica(&source, options.json, |number, replica| {

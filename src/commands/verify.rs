@@ -15,6 +15,7 @@ use crate::restore::{
     DEFAULT_JOBS, DisplayMoment, Execution, MAX_JOBS, Reading, Request, RestoreError, no_object, restore,
 };
 use crate::store::Store;
+use crate::verify::sample::Sample;
 use crate::verify::{Finding, Report, Verification, verify};
 
 /// What is asked for, as plain data.
@@ -22,6 +23,8 @@ use crate::verify::{Finding, Report, Verification, verify};
 pub struct VerifyOptions {
     /// Read and recompute everything, instead of names, tables and sizes.
     pub deep: bool,
+    /// Of everything, only so much, in hundredths of a percent; another part each day.
+    pub sample: Option<u32>,
     /// A newest commit that is older than this is a finding.
     pub max_age: Option<Duration>,
     /// Everything up to here was shipped, as the state directory of a configured database knows.
@@ -38,6 +41,7 @@ impl Default for VerifyOptions {
     fn default() -> Self {
         VerifyOptions {
             deep: false,
+            sample: None,
             max_age: None,
             shipped: None,
             scratch: std::env::temp_dir(),
@@ -60,6 +64,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let how = Verification {
         deep: options.deep,
+        sample: options.sample.map(|share| Sample::of(share, around.now)),
         max_age: options.max_age,
         shipped: options.shipped,
         jobs: options.jobs.clamp(1, MAX_JOBS),
@@ -68,13 +73,15 @@ pub async fn run(
     };
     let reading = Reading::new(store);
     let mut report = verify(&reading, &how).await?;
-    if options.deep && report.findings.is_empty() && report.newest.is_some() {
+    // A sample is for what is too much to read at once.
+    if options.deep && how.sample.is_none() && report.findings.is_empty() && report.newest.is_some() {
         drill(&reading, &how, options, around, &mut report).await?;
     }
+    let sample = how.sample;
     drop(how);
     match options.json {
-        true => print_value(out, &report.to_json(options.deep))?,
-        false => print_text(out, &text(&report, options.deep))?,
+        true => print_value(out, &report.to_json(options.deep, sample))?,
+        false => print_text(out, &text(&report, options.deep, sample))?,
     }
     if report.findings.is_empty() {
         return Ok(());
@@ -139,7 +146,7 @@ async fn drill(
     Ok(())
 }
 
-fn text(report: &Report, deep: bool) -> String {
+fn text(report: &Report, deep: bool, sample: Option<Sample>) -> String {
     let mut text = String::new();
     for finding in &report.findings {
         text.push_str(&format!("DAMAGED  {finding}\n"));
@@ -153,6 +160,11 @@ fn text(report: &Report, deep: bool) -> String {
     ));
     if let Some((generation, newest)) = &report.newest {
         text.push_str(&format!("newest   {generation}, {}\n", DisplayMoment(newest)));
+    }
+    if let (true, Some(sample)) = (report.findings.is_empty() && deep, sample) {
+        let (percent, days, read) = (f64::from(sample.share) / 100.0, sample.days(), report.read_bytes);
+        text.push_str(&format!("sound in a sample of {percent} %: {read} bytes read; everything in {days} days\n"));
+        return text;
     }
     text.push_str(&match (report.findings.is_empty(), deep) {
         (true, true) => format!(

@@ -8,10 +8,11 @@ use serde_yaml_ng::Value;
 
 use super::ConfigError;
 use super::fields::Fields;
+use super::units::parse_share;
 use crate::drill::Assertion;
 
 const KEYS: [&str; 2] = ["assertions", "scratch"];
-const VERIFY_KEYS: [&str; 2] = ["deep", "max-age"];
+const VERIFY_KEYS: [&str; 3] = ["deep", "sample", "max-age"];
 const MAX_AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const ASSERTION_KEYS: [&str; 3] = ["name", "sql", "expected"];
 const MAX_ASSERTIONS: usize = 1000;
@@ -31,6 +32,8 @@ pub struct DrillSettings {
 pub struct VerifySettings {
     /// Read and recompute everything.
     pub deep: bool,
+    /// Of everything, only so much, in hundredths of a percent; another part each day.
+    pub sample: Option<u32>,
     /// The newest commit must not be older.
     pub max_age: Option<Duration>,
 }
@@ -41,7 +44,14 @@ pub(super) fn read_verify(fields: &mut Fields) -> Result<Option<VerifySettings>,
     let Some(value) = fields.value("verify") else { return Ok(None) };
     let mut own = Fields::new(value, &path, &VERIFY_KEYS)?;
     let (deep, max_age) = (own.boolean("deep")?.unwrap_or(false), own.duration("max-age", MAX_AGE)?);
-    Ok(Some(VerifySettings { deep, max_age }))
+    let sample = match own.text("sample")? {
+        None => None,
+        Some(_) if !deep => {
+            return Err(own.error("sample", "is of what `deep: true` reads; say that too, or leave it out"));
+        }
+        Some(text) => Some(parse_share(&text).map_err(|problem| own.error("sample", problem))?),
+    };
+    Ok(Some(VerifySettings { deep, sample, max_age }))
 }
 
 /// Takes the key `drill` out of `fields`; `None` where it is missing. The nearest `drill` says everything.
@@ -102,6 +112,23 @@ mod tests {
         assert_eq!(assertions, [plain, named]);
         assert_eq!(read_text("{}").unwrap(), None);
         assert_eq!(read_text("drill: {assertions: []}").unwrap(), Some(DrillSettings::default()));
+    }
+
+    /// How a verification is done is read as documented; a sample of nothing is refused.
+    #[test]
+    fn verifications() {
+        let read_text = |text: &str| {
+            let value: Value = serde_yaml_ng::from_str(text).unwrap();
+            read_verify(&mut Fields::new(value, "defaults", &["verify"])?)
+        };
+        let settings = read_text("verify: {deep: true, sample: 12.5%, max-age: 1h}").unwrap().unwrap();
+        let expected = VerifySettings { deep: true, sample: Some(1250), max_age: Some(Duration::from_secs(3600)) };
+        assert_eq!(settings, expected);
+        assert_eq!(read_text("{}").unwrap(), None);
+        for text in ["{sample: 10%}", "{deep: true, sample: 10}", "{deep: true, sample: 0%}"] {
+            let message = read_text(&format!("verify: {text}")).unwrap_err().to_string();
+            assert!(message.contains("defaults.verify.sample`"), "{text}: {message}");
+        }
     }
 
     /// What is no assertion is refused with the way to it.

@@ -55,6 +55,20 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(problem)
 }
 
+/// A share of a whole in hundredths of a percent, more than nothing: `10%`, `0.5%`.
+pub fn parse_share(text: &str) -> Result<u32, String> {
+    let problem = || format!("{text:?} is not a share; write a percentage from 0.01% to 100%, such as 10%");
+    let number = text.trim().strip_suffix('%').ok_or_else(problem)?.trim();
+    let (percents, hundredths) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(percents) || !is_number(hundredths) || percents.len() > 3 || hundredths.len() > 2 {
+        return Err(problem());
+    }
+    let percents: u32 = percents.parse().map_err(|_| problem())?;
+    let hundredths: u32 = format!("{hundredths:0<2}").parse().map_err(|_| problem())?;
+    Some(percents * 100 + hundredths).filter(|share| (1..=10_000).contains(share)).ok_or_else(problem)
+}
+
 /// Digits, letters, and what follows them.
 fn number_and_unit(text: &str) -> Option<(u64, &str, &str)> {
     let text = text.trim_start();
@@ -107,6 +121,21 @@ mod tests {
         assert_eq!((show_size(4 << 20).as_str(), show_size(500_000_000).as_str()), ("4MiB", "500MB"));
         for text in ["1500ms", "30d", "61s"] {
             assert_eq!(parse_duration(&show_duration(parse_duration(text).unwrap())), parse_duration(text));
+        }
+    }
+
+    /// Shares are read to the hundredth of a percent, and nothing else is taken for one.
+    #[test]
+    fn shares() {
+        for (text, share) in
+            [("10%", 1000), ("100%", 10_000), ("0.5%", 50), ("0.01%", 1), ("12.34 %", 1234), ("99.9%", 9990)]
+        {
+            assert_eq!(parse_share(text), Ok(share), "{text}");
+        }
+        for text in
+            ["", "%", "10", "0%", "0.00%", "100.01%", "101%", "-1%", "1.%", ".5%", "1.234%", "1e1%", "999999999999%"]
+        {
+            assert!(parse_share(text).is_err(), "{text}");
         }
     }
 

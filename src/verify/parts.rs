@@ -29,9 +29,14 @@ impl Verifier<'_> {
             // Only what the snapshot before it shares with this one is kept, so that memory is bounded by one page map.
             let own: BTreeSet<PartHash> = needed.iter().map(|part| part.hash).collect();
             hashes.retain(|hash, _| own.contains(hash));
+            let generation = inventory.generation;
             needed.retain(|part| !hashes.contains_key(&part.hash));
+            needed.retain(|part| self.is_chosen(&ObjectName::Part { generation, hash: part.hash }.key()));
             self.read_parts(known, grid, needed, &mut hashes).await?;
-            self.compare(inventory, known, &hashes).await?;
+            // Its page map is read where there is something to compare, or where it is this object's own turn.
+            if !hashes.is_empty() || self.is_chosen(&ObjectName::Snapshot(known.snapshot.name).key()) {
+                self.compare(inventory, known, &hashes).await?;
+            }
         }
         Ok(())
     }

@@ -24,7 +24,9 @@ impl Verifier<'_> {
         if !self.how.deep {
             return Ok(());
         }
-        for name in drills {
+        for name in
+            drills.into_iter().filter(|name| self.is_chosen(&ObjectName::Drill(*name).key())).collect::<Vec<_>>()
+        {
             match Records::new(store.clone()).read(name).await {
                 Ok(_) => {}
                 Err(RecordError::Damaged { key, problem }) => self.fault(None, Fault::object(&key, problem)).await?,

@@ -33,6 +33,8 @@ struct Running {
 struct Walk {
     generation: Generation,
     running: Option<Running>,
+    /// Without a page map: what is known of the checksum of the commit before the segment that is read.
+    before: Option<(Txid, u64)>,
     /// The commits at which snapshots are exact.
     snapshots: BTreeMap<Txid, (Key, Commit)>,
     /// Of the transaction that is being read: the hashes it states, and those of whole pages in it.
@@ -57,10 +59,12 @@ impl Verifier<'_> {
         let mut seen = Vec::new();
         for level in 0..=Level::MAX.0 {
             let of_level = |listed: &&Listed<SegmentName>| listed.name.level == Level(level);
-            let segments: Vec<_> = inventory.segments.iter().filter(of_level).copied().collect();
+            let all: Vec<_> = inventory.segments.iter().filter(of_level).copied().collect();
+            let is_chosen = |listed: &&Listed<SegmentName>| self.is_chosen(&ObjectName::Segment(listed.name).key());
+            let segments: Vec<_> = all.iter().filter(is_chosen).copied().collect();
             if !segments.is_empty() {
                 let ranges = segments.iter().map(|s| (s.name.first, s.name.last)).collect();
-                seen = self.walk_level(inventory.generation, segments, snapshots, seen).await?;
+                seen = self.walk_level(inventory.generation, segments, &all, snapshots, seen).await?;
                 seen.push(ranges);
             }
         }
@@ -71,6 +75,7 @@ impl Verifier<'_> {
         &mut self,
         generation: Generation,
         segments: Vec<Listed<SegmentName>>,
+        all: &[Listed<SegmentName>],
         snapshots: &[Known],
         seen: Vec<BTreeMap<Txid, Txid>>,
     ) -> Result<Vec<BTreeMap<Txid, Txid>>, RestoreError> {
@@ -93,6 +98,11 @@ impl Verifier<'_> {
                     Err(fault) => self.fault(Some(generation), fault).await?,
                 }
             }
+            walk.before = match walk.running {
+                // What was not read itself still says of its last commit what this one must say of it.
+                None => self.stated_before(all, &segment).await?,
+                Some(_) => None,
+            };
             let key = ObjectName::Segment(segment.name).key();
             let result = match result {
                 Ok(Fetched::Whole(bytes)) => {
@@ -118,6 +128,21 @@ impl Verifier<'_> {
         self.report.commits += walk.commits;
         self.report.notes.append(&mut walk.notes);
         Ok(walk.seen)
+    }
+
+    /// What the segment that ends where this one begins states of its last commit. Only asked where a sample left it out: what is read
+    /// tells by itself.
+    async fn stated_before(
+        &mut self,
+        all: &[Listed<SegmentName>],
+        segment: &Listed<SegmentName>,
+    ) -> Result<Option<(Txid, u64)>, RestoreError> {
+        let before = all.iter().find(|listed| listed.name.last.0 == segment.name.first.0 - 1);
+        let Some(before) = before.filter(|_| self.how.sample.is_some()) else { return Ok(None) };
+        match self.reading.index(before).await {
+            Ok(index) => Ok(index.commit(before.name.last).map(|entry| (before.name.last, entry.commit.checksum))),
+            Err(fault) => self.fault(Some(segment.name.generation), fault).await.map(|()| None),
+        }
     }
 
     async fn large_segment(
@@ -166,6 +191,7 @@ impl Walk {
         Walk {
             generation,
             running: None,
+            before: None,
             snapshots: snapshots.iter().map(commit).collect(),
             stated: Vec::new(),
             whole: HashMap::new(),
@@ -237,13 +263,14 @@ impl Walk {
             self.find(key, "belongs to another generation".to_owned());
             self.running = None;
         }
-        let Some(running) = &self.running else { return };
-        let told = match index.commit(running.txid) {
+        let running = self.running.as_ref().map(|running| (running.txid, running.checksum));
+        let Some((txid, known)) = running.or(self.before) else { return };
+        let told = match index.commit(txid) {
             Some(entry) => Some(entry.commit.checksum),
-            None => (index.header.first.0 - 1 == running.txid.0).then_some(index.header.checksum_before),
+            None => (index.header.first.0 - 1 == txid.0).then_some(index.header.checksum_before),
         };
-        if let Some(told) = told.filter(|&told| told != running.checksum) {
-            let (txid, known) = (running.txid.0, running.checksum);
+        if let Some(told) = told.filter(|&told| told != known) {
+            let txid = txid.0;
             self.find(
                 key,
                 format!("its checksum of commit {txid} is {told:016x}; what comes before says {known:016x}"),

@@ -252,6 +252,7 @@ async fn days(start: impl FnOnce(&Path) -> Option<Application>, name: &str, comm
 async fn is_sound(history: &History) {
     let how = Verification {
         deep: true,
+        sample: None,
         max_age: None,
         shipped: None,
         jobs: 2,

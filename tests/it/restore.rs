@@ -20,6 +20,7 @@ mod list;
 mod points;
 mod prune;
 mod target;
+mod thorough;
 mod verify;
 
 use history::{GenerationModel, Writer, history};

@@ -208,6 +208,7 @@ impl Worker {
         let settings = &self.database.settings.verify;
         let options = VerifyOptions {
             deep: settings.deep,
+            sample: settings.sample,
             max_age: settings.max_age,
             shipped: shipped::read(&self.database.state_dir, index),
             scratch: self.scratch(),

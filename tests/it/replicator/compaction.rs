@@ -65,6 +65,7 @@ async fn remove(store: &TestStore, segments: &[Listed<SegmentName>]) {
 async fn is_sound(store: &TestStore) {
     let how = Verification {
         deep: true,
+        sample: None,
         max_age: None,
         shipped: None,
         jobs: 2,

@@ -58,7 +58,7 @@ fn of_level(inventory: &Inventory, level: u8) -> Vec<Listed<SegmentName>> {
 }
 
 /// Makes segments of `level` of those below it, of a few at a time; often not to the end.
-async fn raise(store: &Arc<dyn Store>, generation: Generation, level: u8, random: &mut Random) {
+pub async fn raise(store: &Arc<dyn Store>, generation: Generation, level: u8, random: &mut Random) {
     let held = inventory(store, generation).await;
     let folder = scratch();
     let end = of_level(&held, level).last().map_or(Txid::ZERO, |segment| segment.name.last);
@@ -99,7 +99,7 @@ async fn remove_covered(store: &Arc<dyn Store>, generation: Generation, level: u
 }
 
 /// Restores each of these commits and compares it with the model.
-async fn are_exact(
+pub async fn are_exact(
     store: &Arc<dyn Store>,
     model: &GenerationModel,
     txids: impl Iterator<Item = u64>,

@@ -17,7 +17,7 @@ fn with_sqlite() -> Surroundings {
     Surroundings { engine, ..around(u64::MAX >> 20) }
 }
 
-fn options(folder: &Path, assertions: &[(&str, Option<&str>)]) -> DrillOptions {
+pub fn options(folder: &Path, assertions: &[(&str, Option<&str>)]) -> DrillOptions {
     let assertion = |(sql, expected): &(&str, Option<&str>)| Assertion {
         name: (*sql).to_owned(),
         sql: (*sql).to_owned(),
@@ -28,7 +28,7 @@ fn options(folder: &Path, assertions: &[(&str, Option<&str>)]) -> DrillOptions {
 }
 
 /// Drills, and sees that the scratch directory is gone whatever came of it.
-async fn drilled(store: &Arc<dyn Store>, options: &DrillOptions) -> (Value, Result<(), Error>) {
+pub async fn drilled(store: &Arc<dyn Store>, options: &DrillOptions) -> (Value, Result<(), Error>) {
     let mut out = Vec::new();
     let result = drill::run(store.clone(), options, &with_sqlite(), &mut out).await;
     assert_eq!(files(&options.scratch), [""; 0], "nothing is left behind");
@@ -43,7 +43,7 @@ async fn history_of(store: &Arc<dyn Store>) -> Value {
 }
 
 /// A replica of a real database with three users, one more with every commit.
-async fn users(folder: &Path) -> Writer {
+pub async fn users(folder: &Path) -> Writer {
     let path = folder.join("source.db");
     let connection = rusqlite::Connection::open(&path).expect("opened");
     connection.execute_batch("PRAGMA journal_mode = DELETE; CREATE TABLE users (name)").expect("made");
