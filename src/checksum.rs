@@ -122,6 +122,22 @@ impl PageMap {
     }
 }
 
+/// The hashes of the pages that `content` holds, which stands at `offset` of the main file; a last page may be cut short. `None`
+/// when it does not begin with a page.
+pub fn page_hashes(grid: PageGrid, offset: u64, content: &[u8]) -> Option<Vec<u64>> {
+    let mut page = grid.page_at(offset);
+    if grid.offset(page) != offset {
+        return None;
+    }
+    let (mut hashes, mut rest) = (Vec::new(), content);
+    while !rest.is_empty() {
+        let (data, more) = rest.split_at(rest.len().min(grid.len(page) as usize));
+        hashes.push(page_hash(page, data));
+        (rest, page) = (more, page + 1);
+    }
+    Some(hashes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

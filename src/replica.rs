@@ -231,7 +231,17 @@ impl Replica {
         Ok((manifest, hashes))
     }
 
-    /// A part's object as stored.
+    /// Every part and every patch of a generation.
+    pub async fn parts(&self, generation: Generation) -> Result<Vec<Listed<PartHash>>, ReplicaError> {
+        let listing = self.store.list(&layout::part_folder(generation), None).await?;
+        let hash = |object: &ObjectMeta| match ObjectName::parse(object.key.as_str()) {
+            Some(ObjectName::Part { hash, .. }) => Some(Listed { name: hash, size: object.size }),
+            _ => None,
+        };
+        Ok(listing.iter().filter_map(hash).collect())
+    }
+
+    /// The object of a part or a patch as stored.
     pub async fn read_part(&self, generation: Generation, hash: PartHash) -> Result<Bytes, ReplicaError> {
         Ok(self.store.get(&ObjectName::Part { generation, hash }.key(), None).await?)
     }
@@ -295,7 +305,7 @@ impl Replica {
         Err(ReplicaError::Conflict { name: key.to_string() })
     }
 
-    /// Creates a part. One that is there already has this content: its name says so.
+    /// Creates a part or a patch. One that is there already has this content: its name says so.
     pub async fn put_part(&self, generation: Generation, hash: PartHash, object: Bytes) -> Result<(), ReplicaError> {
         let key = ObjectName::Part { generation, hash }.key();
         match self.store.put(&key, Body::Bytes(object), PutMode::Create).await {

@@ -5,8 +5,9 @@
 //! | `begin.rs`, `resume.rs`, `rebuild.rs` | where to go on: local state, the replicas, or a new generation |
 //! | `capture.rs`, `attach.rs` | the capturing thread |
 //! | `pace.rs` | events or a timer |
-//! | `due.rs` | when a snapshot begins, and why |
-//! | `copy.rs`, `snapshot.rs` | the two halves of a snapshot |
+//! | `due.rs`, `snapshot.rs` | when a snapshot begins, and why |
+//! | `copy.rs`, `upload.rs` | the two halves of a snapshot |
+//! | `delta.rs` | what of a copy is sent |
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
 //! | `prune.rs` | what its retention deletes |
@@ -42,6 +43,7 @@ mod begin;
 mod capture;
 mod compact;
 mod copy;
+mod delta;
 pub mod due;
 mod handle;
 mod maintain;
@@ -53,10 +55,11 @@ mod shared;
 mod ship;
 pub mod shipped;
 mod snapshot;
+mod upload;
 pub mod verified;
 
 pub use handle::{Handle, LabelledError};
-pub use snapshot::release_memory;
+pub use upload::release_memory;
 
 use due::Rules;
 use shared::{Command, Shared};

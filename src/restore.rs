@@ -38,5 +38,5 @@ pub use fetch::{PIECE_BYTES, in_background};
 pub use losses::{no_object, outside};
 pub use plan::{RestorePlan, commit_json, kind_word, reason};
 pub use planner::{Planner, Request};
-pub use reading::{Reading, prove_part};
+pub use reading::{Reading, prove_part, prove_patch};
 pub use target::exists;

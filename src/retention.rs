@@ -35,6 +35,7 @@ use snapshots::{Span, before, choose, span};
 pub struct Facts {
     /// The copy began at this commit.
     pub base: Txid,
+    /// Its parts and the patches over them.
     pub parts: Arc<[PartHash]>,
 }
 

@@ -11,19 +11,24 @@
 //! | `writer.rs` | a segment being written; append-only, so that a crash costs only what was not flushed |
 //! | `salvage.rs` | an unfinished segment made whole again |
 //! | `reader.rs` | a segment being read, whole or block by block |
+//! | `blocks.rs` | ascending extents in blocks: what parts and patches share |
 //! | `snapshot.rs` | parts of snapshots |
-//! | `manifest.rs` | manifests of snapshots |
+//! | `patch.rs` | changed pages, laid over parts |
+//! | `manifest.rs`, `layers.rs` | manifests of snapshots, and what they say of patches |
 //!
 //! Nothing here trusts a number that it reads: lengths, counts and offsets are checked against the bytes at hand and
 //! against the bounds below, before anything is allocated or indexed by them.
 
 use std::io;
 
+mod blocks;
 mod codec;
 mod frame;
 mod index;
+mod layers;
 mod manifest;
 mod ops;
+mod patch;
 mod reader;
 mod runs;
 mod salvage;
@@ -34,7 +39,8 @@ mod writer;
 pub use codec::Codec;
 pub use frame::Tail;
 pub use index::{BlockEntry, CommitEntry, Index};
-pub use manifest::Manifest;
+pub use manifest::{Layers, Manifest};
+pub use patch::{Over, PatchRef, PatchWriter, decode_patch, pieces_over, read_patch_ref};
 pub use reader::{Block, Op, Ops, SegmentReader};
 pub use runs::PageRun;
 pub use salvage::salvage;
@@ -52,10 +58,8 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/replicate.v1.rs"));
 }
 
-/// The version that this writer writes.
-pub const FORMAT_VERSION: u16 = 1;
-/// The oldest reader that understands what this writer writes.
-pub const MIN_READER: u16 = 1;
+/// The newest version that this reader understands and this writer writes. Each object says the oldest that suffices for it.
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes to read from the end of an object: enough for the index of a segment as shipped, in one request. Larger indexes
 /// say where they begin (`Tail::ReadFrom`).

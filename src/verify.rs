@@ -253,11 +253,11 @@ impl Verifier<'_> {
         let mut seen = BTreeSet::new();
         for Known { snapshot, manifest } in snapshots {
             let mut wrong = Vec::new();
-            for part in &manifest.parts {
-                let key = ObjectName::Part { generation, hash: part.hash }.key();
+            for (hash, stored_len) in manifest.objects() {
+                let key = ObjectName::Part { generation, hash }.key();
                 let size = sizes.get(&key).copied();
-                if seen.insert(part.hash) && size != Some(part.stored_len) {
-                    wrong.push((key, size, *part));
+                if seen.insert(hash) && size != Some(stored_len) {
+                    wrong.push((key, size, hash));
                 }
             }
             if wrong.is_empty() {
@@ -268,12 +268,12 @@ impl Verifier<'_> {
                 self.report.notes.push(format!("{manifest_key} was removed meanwhile"));
                 continue;
             }
-            for (key, size, part) in wrong {
+            for (key, size, hash) in wrong {
                 let fault = match size {
                     None => Fault::object(&key, format_args!("is missing; {manifest_key} needs it")),
                     // The same content may have been put earlier, compressed in another way; only reading it tells.
-                    Some(_) => match parts::read_part(self.reading.clone(), generation, part, manifest.grid()).await {
-                        Ok(_) => continue,
+                    Some(_) => match parts::prove_object(self.reading, manifest, hash).await {
+                        Ok(()) => continue,
                         Err(fault) => fault,
                     },
                 };

@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use replicate::extent::Extent;
 use replicate::position::Txid;
 use replicate::segment::{
-    Codec, Index, MAX_BLOCK_BYTES, MAX_FILE_BYTES, Manifest, Op, SegmentReader, Tail, decode_part, read_part_ref, salvage,
+    Codec, Index, MAX_BLOCK_BYTES, MAX_FILE_BYTES, Manifest, Op, SegmentReader, Tail, decode_part, decode_patch,
+    read_part_ref, read_patch_ref, salvage,
 };
 
 fn check_extent(extent: &Extent<'_>) {
@@ -73,6 +74,16 @@ fuzz_target!(|data: &[u8]| {
             assert!(extent.offset >= end);
             end = extent.offset + extent.data.len() as u64;
             assert!(end <= part.end());
+            Ok(())
+        });
+    }
+    if let Ok(patch) = read_patch_ref(data) {
+        let mut end = patch.offset;
+        let _ = decode_patch(data, &patch, |extent| {
+            check_extent(&extent);
+            assert!(extent.offset >= end);
+            end = extent.offset + extent.data.len() as u64;
+            assert!(end <= patch.end());
             Ok(())
         });
     }

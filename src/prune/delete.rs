@@ -200,11 +200,6 @@ pub async fn spare(
         "a snapshot needs parts that were about to be pruned; their mark is taken back"
     );
     tokio::time::sleep(settle).await;
-    let listing = replica.store().list(&layout::part_folder(generation), None).await?;
-    let hash = |key: &Key| match ObjectName::parse(key.as_str()) {
-        Some(ObjectName::Part { hash, .. }) => Some(hash),
-        _ => None,
-    };
-    let there: BTreeSet<PartHash> = listing.iter().filter_map(|object| hash(&object.key)).collect();
+    let there: BTreeSet<PartHash> = replica.parts(generation).await?.into_iter().map(|listed| listed.name).collect();
     Ok(parts.is_subset(&there))
 }

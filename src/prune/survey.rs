@@ -84,7 +84,7 @@ impl Surveyor {
         for (name, manifest) in read {
             match manifest {
                 Ok(manifest) => {
-                    let parts = manifest.parts.iter().map(|part| part.hash).collect();
+                    let parts = manifest.objects().map(|(hash, _)| hash).collect();
                     self.known.insert(name, Facts { base: manifest.base, parts });
                 }
                 // It stays unknown, and what it may need stays with it.

@@ -109,7 +109,7 @@ impl Capture {
             for command in std::mem::take(&mut commands) {
                 match command {
                     Command::Sync(answer) => self.syncs.push(answer),
-                    Command::Copy(messages) => self.copies.push(Copy::new(messages)),
+                    Command::Copy(messages, before) => self.copies.push(Copy::new(messages, before)),
                     Command::NewGeneration(why) => self.new_generation(&why),
                     Command::Stop(answer) => return self.stop(answer),
                 }

@@ -13,6 +13,7 @@ use crate::position::Generation;
 use crate::replica::Replica;
 use crate::replicator::Settings;
 use crate::replicator::copy::CopyMessage;
+use crate::replicator::delta::Base;
 use crate::replicator::resume::Contact;
 use crate::spool::{ResumePoint, Spool};
 use crate::status::{Clock, Place, Status};
@@ -34,8 +35,8 @@ pub(super) struct Course {
 pub(super) enum Command {
     /// Everything committed by now is to be sealed; answers with the last commit's place.
     Sync(oneshot::Sender<Place>),
-    /// A full copy for one replica.
-    Copy(mpsc::Sender<CopyMessage>),
+    /// A full copy for one replica, which holds this already.
+    Copy(mpsc::Sender<CopyMessage>, Option<Arc<Base>>),
     /// No line suits every replica: a new generation, for this reason.
     NewGeneration(String),
     /// A last look at the database; answers when everything is sealed and the thread is about to end.

@@ -1,36 +1,23 @@
-//! Snapshots in one replica: when one is due, and the uploading half of the copy.
-//!
-//! Parts are put first, the manifest last, after every segment up to its commit: an interrupted snapshot leaves parts that
-//! nothing refers to, and the next one finds them there.
+//! Snapshots in one replica: when one is due, and what came of it.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::Final;
-use super::copy::{CHANNEL_PARTS, CopyEnd, CopyMessage};
 use super::due::{Stand, Way};
 use super::resume::Contact;
-use super::shared::{Command, Course, KnownParts, Shared};
-use super::ship::{new_backoff, pause};
+use super::shared::{Course, Shared};
+use super::upload::{Upload, Uploaded, stored_bytes};
 use crate::inventory::Listed;
-use crate::layout::{PartHash, SegmentName, SnapshotName};
-use crate::position::{Generation, TimeMs, Txid};
-use crate::prune::{SETTLE, spare};
-use crate::replica::{Replica, newest_snapshot};
-use crate::segment::{Manifest, PartRef};
-use crate::status::{Place, SnapshotProgress, SnapshotReason};
+use crate::layout::{SegmentName, SnapshotName};
+use crate::position::{TimeMs, Txid};
+use crate::replica::newest_snapshot;
+use crate::status::{Place, SnapshotReason};
 
-/// Parts on their way to one replica at a time.
-const PARALLEL_PARTS: usize = 4;
 /// A snapshot that was interrupted is begun again after this.
 const AGAIN: Duration = Duration::from_secs(10);
-
-/// `None`: interrupted, nothing came of it.
-type Uploaded = Result<Option<Newest>, Final>;
 
 #[derive(Debug, Clone, Copy)]
 struct Begun {
@@ -149,7 +136,7 @@ impl Snapshots {
             return;
         }
         newest.bytes = Some(match self.shared.replicas[self.index].read_manifest(newest.name).await {
-            Ok((manifest, _)) => stored_bytes(&manifest.parts),
+            Ok((manifest, _)) => stored_bytes(&manifest),
             // The rule needs a size, and nothing else depends on it.
             Err(error) => {
                 self.shared.status.replica_error(self.index, error.kind(), &error);
@@ -196,13 +183,18 @@ impl Snapshots {
             self.shared.status.replica(self.index, |replica| replica.snapshot_progress = None);
             self.not_before = Some(Instant::now() + AGAIN);
             match ended {
-                Ok(Ok(Some(newest))) => self.took(Newest { begun: begun.at, ..newest }, begun.reason),
+                Ok(Ok(Some((name, bytes)))) => {
+                    self.took(Newest { name, begun: begun.at, bytes: Some(bytes) }, begun.reason);
+                }
                 Ok(Ok(None)) => tracing::info!("a snapshot was interrupted; it begins again"),
                 Ok(Err(end)) => return Err(end),
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => self.shared.status.replica_error(self.index, "snapshot", &error),
             }
         }
+        // Whoever asked has it already: another one of the same commit would have the same name.
+        let is_taken = self.newest.is_some_and(|newest| newest.name.txid >= shipped.txid);
+        self.needed = self.needed.filter(|reason| !(is_taken && *reason == SnapshotReason::Asked));
         if let Some((due, reason)) = self.next(shipped)
             && due <= Instant::now()
         {
@@ -212,19 +204,9 @@ impl Snapshots {
     }
 
     fn begin(&mut self, reason: SnapshotReason) {
-        let replica = self.shared.replicas[self.index].clone();
-        tracing::info!(replica = replica.describe(), "a snapshot begins: {reason}");
-        let upload = Upload {
-            shared: self.shared.clone(),
-            replica,
-            index: self.index,
-            generation: self.course.generation,
-            before: self.newest(),
-            skipped: self.skipped.clone(),
-            parts: Vec::new(),
-            known: KnownParts::new(),
-            puts: JoinSet::new(),
-        };
+        tracing::info!(replica = self.shared.replicas[self.index].describe(), "a snapshot begins: {reason}");
+        let (generation, skipped) = (self.course.generation, self.skipped.clone());
+        let upload = Upload::new(self.shared.clone(), self.index, generation, self.newest(), skipped);
         let begun = Begun { at: (self.shared.clock)(), reason };
         self.running = Some((begun, tokio::spawn(upload.run())));
     }
@@ -262,165 +244,6 @@ impl Drop for Snapshots {
     }
 }
 
-fn stored_bytes(parts: &[PartRef]) -> u64 {
-    parts.iter().map(|part| part.stored_len).fold(0, u64::saturating_add)
-}
-
 fn place_of(name: &SnapshotName) -> Place {
     Place { generation: name.generation, txid: name.txid }
-}
-
-/// One snapshot on its way.
-struct Upload {
-    shared: Arc<Shared>,
-    replica: Replica,
-    index: usize,
-    generation: Generation,
-    /// The newest whole one: its parts are there.
-    before: Option<SnapshotName>,
-    skipped: Arc<Mutex<Place>>,
-    parts: Vec<PartRef>,
-    known: KnownParts,
-    puts: JoinSet<Result<(), Final>>,
-}
-
-impl Upload {
-    async fn run(mut self) -> Uploaded {
-        let began = Instant::now();
-        if let Some(before) = self.before {
-            self.known = self.parts_of(before).await?;
-        }
-        let (sender, mut messages) = mpsc::channel(CHANNEL_PARTS);
-        self.shared.command(Command::Copy(sender));
-        let Some(end) = self.receive(&mut messages).await? else { return Ok(None) };
-        drop(messages);
-        while let Some(put) = self.puts.join_next().await {
-            finished(put)?;
-        }
-        let place = end.point.place();
-        if place.generation != self.generation {
-            return Ok(None);
-        }
-        let index = self.index;
-        self.shared.status.wait_for(|status| status.replicas[index].shipped >= place).await;
-        // Segments between the copy's begin and its end that the replica does not have make it worthless.
-        let skipped = *self.skipped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if skipped > (Place { generation: self.generation, txid: end.base }) {
-            return Ok(None);
-        }
-        if !self.spare_parts().await? {
-            return Ok(None);
-        }
-        let bytes = stored_bytes(&self.parts);
-        let name = self.put_manifest(*end).await?;
-        self.shared.status.replica(self.index, |replica| replica.snapshot_duration = Some(began.elapsed()));
-        release_memory();
-        Ok(Some(Newest { name, begun: name.time, bytes: Some(bytes) }))
-    }
-
-    async fn parts_of(&self, name: SnapshotName) -> Result<KnownParts, Final> {
-        let mut backoff = new_backoff();
-        loop {
-            match self.replica.read_manifest(name).await {
-                Ok((manifest, _)) => return Ok(manifest.parts.iter().map(|part| part.hash).collect()),
-                // Gone or damaged: then everything is put again, which finds what is there.
-                Err(error) if !error.is_retryable() => return Ok(KnownParts::new()),
-                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
-            }
-        }
-    }
-
-    async fn receive(&mut self, messages: &mut mpsc::Receiver<CopyMessage>) -> Result<Option<Box<CopyEnd>>, Final> {
-        let mut total = 0;
-        while let Some(message) = messages.recv().await {
-            // There is room for the next one.
-            self.shared.bell.ring();
-            match message {
-                CopyMessage::Started { total: bytes } => {
-                    self.parts.clear();
-                    total = bytes;
-                }
-                CopyMessage::Part(part, object) => {
-                    self.parts.push(part);
-                    if self.known.insert(part.hash) {
-                        self.put_part(part.hash, object).await?;
-                    }
-                }
-                CopyMessage::Done(end) => return Ok(Some(end)),
-            }
-            let done_bytes = self.parts.last().map_or(0, PartRef::end);
-            let progress = SnapshotProgress { done_bytes, total_bytes: total.max(done_bytes) };
-            self.shared.status.replica(self.index, |replica| replica.snapshot_progress = Some(progress));
-        }
-        Ok(None)
-    }
-
-    async fn put_part(&mut self, hash: PartHash, object: Bytes) -> Result<(), Final> {
-        if self.puts.len() >= PARALLEL_PARTS
-            && let Some(put) = self.puts.join_next().await
-        {
-            finished(put)?;
-        }
-        let (shared, replica, index, generation) =
-            (self.shared.clone(), self.replica.clone(), self.index, self.generation);
-        self.puts.spawn(async move {
-            let mut backoff = new_backoff();
-            loop {
-                match replica.put_part(generation, hash, object.clone()).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => pause(&shared, index, error, &mut backoff).await?,
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Parts that were found there may be about to be pruned by another process. `false`: some are gone.
-    async fn spare_parts(&self) -> Result<bool, Final> {
-        let parts = self.parts.iter().map(|part| part.hash).collect();
-        let mut backoff = new_backoff();
-        loop {
-            match spare(&self.replica, self.generation, &parts, (self.shared.clock)(), SETTLE).await {
-                Ok(are_there) => return Ok(are_there),
-                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
-            }
-        }
-    }
-
-    async fn put_manifest(&mut self, end: CopyEnd) -> Result<SnapshotName, Final> {
-        let point = end.point;
-        let manifest = Manifest {
-            generation: point.generation,
-            term: end.term,
-            engine: point.engine,
-            base: end.base,
-            commit: point.commit,
-            parts: std::mem::take(&mut self.parts),
-            position: point.position,
-        };
-        let object = manifest.encode(&end.page_hashes).map_err(|error| Final::Failed(format!("snapshot: {error}")))?;
-        let mut backoff = new_backoff();
-        loop {
-            match self.replica.put_manifest(manifest.name(), object.clone()).await {
-                Ok(()) => return Ok(manifest.name()),
-                Err(error) => pause(&self.shared, self.index, error, &mut backoff).await?,
-            }
-        }
-    }
-}
-
-fn finished(put: Result<Result<(), Final>, JoinError>) -> Result<(), Final> {
-    match put {
-        Ok(result) => result,
-        Err(error) => Err(Final::Failed(format!("a part could not be put: {error}"))),
-    }
-}
-
-/// Gives freed memory back to the system: an idle database is to take little, and glibc keeps what was freed.
-pub fn release_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim has no preconditions; it only returns unused memory.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

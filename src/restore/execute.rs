@@ -187,6 +187,7 @@ async fn write_files(
     how.progress.begin("restoring", plan.fetch_bytes());
     let early = EarlySync::start(files.main());
     fetch::parts(reading, plan, &files, jobs, &advance).await?;
+    fetch::patches(reading, plan, &files, jobs, &advance).await?;
     files.parts_written(&plan.parts);
     let apply = Apply::new(plan, files, path.clone());
     let files = fetch::segments(reading, plan, apply, jobs, &advance).await?;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::extent::FileId;
 use crate::inventory::Listed;
 use crate::layout::{ObjectName, SegmentName};
 use crate::position::Txid;
@@ -14,8 +16,8 @@ use crate::restore::apply::{Apply, needed_blocks};
 use crate::restore::error::Fault;
 use crate::restore::files::Files;
 use crate::restore::plan::RestorePlan;
-use crate::restore::reading::{Reading, prove_part};
-use crate::segment::Index;
+use crate::restore::reading::{Reading, prove_part, prove_patch};
+use crate::segment::{Index, Over, PartRef, PatchRef, pieces_over};
 use crate::store::Key;
 
 /// Bytes of a segment that is fetched whole; a larger one is fetched in ranges of about this size. With the number of
@@ -50,6 +52,35 @@ pub async fn parts(
     }
     while let Some(result) = running.join_next().await {
         joined(Some(result))?;
+    }
+    Ok(())
+}
+
+/// Lays every patch of the plan over the parts, in order, while those that follow are being fetched.
+pub async fn patches(
+    reading: &Reading,
+    plan: &RestorePlan,
+    files: &Files,
+    jobs: usize,
+    advance: &Advance,
+) -> Result<(), Fault> {
+    let parts: Arc<[PartRef]> = plan.parts.iter().filter(|part| part.file == FileId::Main).copied().collect();
+    let over: Arc<[Over]> = plan.layers.over.clone().into();
+    let fetch = |patch: &PatchRef| {
+        let key = ObjectName::Part { generation: plan.generation, hash: patch.hash }.key();
+        let (reading, patch) = (reading.clone(), *patch);
+        async move { reading.part(&key).await.map(|object| (key, patch, object)) }
+    };
+    let fetches: Vec<_> = plan.layers.patches.iter().map(fetch).collect();
+    let mut fetched = std::pin::pin!(stream::iter(fetches).buffered(jobs.max(1)).enumerate());
+    while let Some((number, result)) = fetched.next().await {
+        let (key, patch, object) = result?;
+        let (write, parts, over) = (files.part_writer(), parts.clone(), over.clone());
+        advance(patch.stored_len);
+        in_background(move || {
+            prove_patch(&key, &object, &patch, |extent| pieces_over(&parts, &over, number, extent, &write))
+        })
+        .await?;
     }
     Ok(())
 }

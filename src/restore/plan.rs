@@ -9,7 +9,7 @@ use crate::inventory::Listed;
 use crate::layout::{ObjectName, SegmentName, SnapshotName};
 use crate::position::{Commit, CommitKind, Generation, RepairReason, Txid};
 use crate::restore::point::format_time;
-use crate::segment::PartRef;
+use crate::segment::{Layers, PartRef};
 
 /// A snapshot, what leads from it to one commit, and that commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct RestorePlan {
     /// The commit at which the snapshot is exact.
     pub snapshot_commit: Commit,
     pub parts: Vec<PartRef>,
+    /// What is laid over them before any segment.
+    pub layers: Layers,
     /// In order, each joined to the one before it. Only the transactions after `base` and up to `commit` count.
     pub segments: Vec<Listed<SegmentName>>,
     /// Where it stops.
@@ -35,8 +37,13 @@ pub struct RestorePlan {
 impl RestorePlan {
     /// Bytes that will be fetched.
     pub fn fetch_bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.size).fold(self.snapshot_bytes(), u64::saturating_add)
+    }
+
+    /// Bytes that will be fetched of the snapshot.
+    fn snapshot_bytes(&self) -> u64 {
         let parts = self.parts.iter().map(|part| part.stored_len);
-        parts.chain(self.segments.iter().map(|s| s.size)).fold(0, u64::saturating_add)
+        parts.chain(self.layers.patches.iter().map(|patch| patch.stored_len)).fold(0, u64::saturating_add)
     }
 
     /// Bytes of the restored files.
@@ -56,6 +63,7 @@ impl RestorePlan {
                 "txid": self.snapshot.name.txid.0,
                 "time": format_time(self.snapshot.name.time),
                 "parts": self.parts.len(),
+                "patches": self.layers.patches.len(),
             },
             "segments": self.segments.iter().map(|s| json!({
                 "object": ObjectName::Segment(s.name).key().as_str(),
@@ -70,7 +78,6 @@ impl RestorePlan {
 
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part_bytes: u64 = self.parts.iter().map(|part| part.stored_len).fold(0, u64::saturating_add);
         let segment_bytes: u64 = self.segments.iter().map(|s| s.size).fold(0, u64::saturating_add);
         writeln!(f, "from       {} ({})", self.source, self.engine)?;
         writeln!(f, "generation {}", self.generation)?;
@@ -78,10 +85,12 @@ impl fmt::Display for RestorePlan {
         writeln!(f, "size       {} bytes, checksum {:016x}", self.target_bytes(), self.commit.checksum)?;
         writeln!(
             f,
-            "snapshot   txid:{} of {}: {} parts, {part_bytes} bytes",
+            "snapshot   txid:{} of {}: {} parts, {} patches, {} bytes",
             self.snapshot.name.txid.0,
             format_time(self.snapshot.name.time),
             self.parts.len(),
+            self.layers.patches.len(),
+            self.snapshot_bytes(),
         )?;
         write!(f, "segments   {}, {segment_bytes} bytes", self.segments.len())?;
         if let (Some(first), Some(last)) = (self.segments.first(), self.segments.last()) {

@@ -282,6 +282,7 @@ impl Planner {
             base: manifest.base,
             snapshot_commit: manifest.commit,
             parts: manifest.parts,
+            layers: manifest.layers,
             segments,
             commit,
             notes: history.notes.clone(),

@@ -17,7 +17,8 @@ use crate::replica::{LAYOUT_VERSION, Marker, Replica, ReplicaError};
 use crate::restore::error::Fault;
 use crate::retention::Gaps;
 use crate::segment::{
-    Index, MAX_PART_OBJECT_BYTES, Manifest, PartRef, SegmentError, TAIL_READ_BYTES, Tail, decode_part,
+    Index, MAX_PART_OBJECT_BYTES, Manifest, PartRef, PatchRef, SegmentError, TAIL_READ_BYTES, Tail, decode_part,
+    decode_patch,
 };
 use crate::store::{Key, ObjectMeta, Outcome, Store};
 
@@ -96,7 +97,7 @@ impl Reading {
         Ok(Gaps::new(inventory, &pruned))
     }
 
-    /// Every part of a generation.
+    /// Every part and every patch of a generation.
     pub async fn parts(&self, generation: Generation) -> Result<Vec<ObjectMeta>, Fault> {
         Ok(self.replica.store().list(&layout::part_folder(generation), None).await?)
     }
@@ -141,7 +142,7 @@ impl Reading {
         self.replica.read_index(*segment).await.map_err(|error| from_replica(&key, error))
     }
 
-    /// A part's object. A part is named by its content: an earlier snapshot may have put the same content compressed in
+    /// The object of a part or a patch. A part is named by its content: an earlier snapshot may have put the same content compressed in
     /// another way, so its size is not what the manifest says for certain.
     pub async fn part(&self, key: &Key) -> Result<Bytes, Fault> {
         let bytes = self.replica.store().get(key, None).await.map_err(|error| Fault::request(key, error))?;
@@ -172,11 +173,26 @@ pub fn prove_part(
     take: impl FnMut(Extent<'_>) -> io::Result<()>,
 ) -> Result<(), Fault> {
     let part = PartRef { stored_len: object.len() as u64, ..*part };
-    decode_part(object, &part, take).map_err(|error| match error {
+    decode_part(object, &part, take).map_err(|error| content_fault(key, error))
+}
+
+/// The same for a patch.
+pub fn prove_patch(
+    key: &Key,
+    object: &[u8],
+    patch: &PatchRef,
+    take: impl FnMut(Extent<'_>) -> io::Result<()>,
+) -> Result<(), Fault> {
+    let patch = PatchRef { stored_len: object.len() as u64, ..*patch };
+    decode_patch(object, &patch, take).map_err(|error| content_fault(key, error))
+}
+
+fn content_fault(key: &Key, error: SegmentError) -> Fault {
+    match error {
         // The object is in memory: what failed is who takes the extents, and the object is no worse for it.
         SegmentError::Io(source) => Fault::io("cannot write the content of", Path::new(key.as_str()))(source),
         error => Fault::segment(key, error),
-    })
+    }
 }
 
 fn expect_length(key: &Key, bytes: Bytes, wanted: u64) -> Result<Bytes, Fault> {

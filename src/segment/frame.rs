@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::codec::{self, StoredCodec};
-use super::{FORMAT_VERSION, MIN_READER, SegmentError};
+use super::{FORMAT_VERSION, SegmentError};
 
 /// First bytes of every object. Not ASCII, with both line ends, so that a transfer as text breaks it visibly.
 const HEAD_MAGIC: [u8; 6] = *b"\x89RPL\r\n";
@@ -22,6 +22,24 @@ pub(super) enum ObjectKind {
     Segment = 1,
     Part = 2,
     Manifest = 3,
+    Patch = 4,
+}
+
+/// What an object says of itself at both ends: as little as its content needs, so that older readers read what they can.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Identity {
+    pub kind: ObjectKind,
+    /// The version of the format that knows everything in it.
+    pub version: u16,
+    /// The oldest reader that understands it.
+    pub min_reader: u16,
+}
+
+impl From<ObjectKind> for Identity {
+    fn from(kind: ObjectKind) -> Identity {
+        let version = if kind == ObjectKind::Patch { 2 } else { 1 };
+        Identity { kind, version, min_reader: version }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,13 +86,15 @@ fn crc(parts: [&[u8]; 2]) -> u32 {
     hasher.finalize()
 }
 
-/// Version, the oldest reader that understands the object, and kind: as in the prologue and again in the footer.
-fn identity(kind: ObjectKind) -> [u8; 6] {
-    let mut bytes = [0; 6];
-    bytes[..2].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes[2..4].copy_from_slice(&MIN_READER.to_le_bytes());
-    bytes[4..].copy_from_slice(&(kind as u16).to_le_bytes());
-    bytes
+impl Identity {
+    /// As in the prologue and again in the footer.
+    fn bytes(self) -> [u8; 6] {
+        let mut bytes = [0; 6];
+        bytes[..2].copy_from_slice(&self.version.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.min_reader.to_le_bytes());
+        bytes[4..].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        bytes
+    }
 }
 
 fn check_identity(bytes: [u8; 6], kind: ObjectKind) -> Result<(), SegmentError> {
@@ -89,10 +109,10 @@ fn check_identity(bytes: [u8; 6], kind: ObjectKind) -> Result<(), SegmentError> 
     Ok(())
 }
 
-pub(super) fn prologue(kind: ObjectKind) -> [u8; PROLOGUE_BYTES] {
+pub(super) fn prologue(identity: impl Into<Identity>) -> [u8; PROLOGUE_BYTES] {
     let mut bytes = [0; PROLOGUE_BYTES];
     bytes[..6].copy_from_slice(&HEAD_MAGIC);
-    bytes[6..12].copy_from_slice(&identity(kind));
+    bytes[6..12].copy_from_slice(&identity.into().bytes());
     let sum = crc([&bytes[..12], &[]]);
     bytes[12..].copy_from_slice(&sum.to_le_bytes());
     bytes
@@ -197,11 +217,11 @@ pub(super) fn read(bytes: &[u8], kind: FrameKind, at: u64) -> Result<(FrameHead,
     Ok((head, stored))
 }
 
-pub(super) fn footer(kind: ObjectKind, index_offset: u64, index_len: u64) -> [u8; FOOTER_BYTES] {
+pub(super) fn footer(identity: impl Into<Identity>, index_offset: u64, index_len: u64) -> [u8; FOOTER_BYTES] {
     let mut bytes = [0; FOOTER_BYTES];
     bytes[..8].copy_from_slice(&index_offset.to_le_bytes());
     bytes[8..16].copy_from_slice(&index_len.to_le_bytes());
-    bytes[16..22].copy_from_slice(&identity(kind));
+    bytes[16..22].copy_from_slice(&identity.into().bytes());
     let sum = crc([&bytes[..22], &[]]);
     bytes[22..26].copy_from_slice(&sum.to_le_bytes());
     bytes[26..].copy_from_slice(&TAIL_MAGIC);

@@ -4,8 +4,11 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::codec::{Codec, Packer, StoredCodec};
-use super::frame::{self, FrameKind, ObjectKind, PROLOGUE_BYTES, Tail};
+use super::frame::{self, FrameKind, Identity, ObjectKind, PROLOGUE_BYTES, Tail};
+use super::layers;
 use super::ops::{CommitRecord, kind_code, kind_from_code};
+use super::patch::{Over, PatchRef};
+use super::runs::PageRun;
 use super::snapshot::PartRef;
 use super::table::{engine_code, engine_from_code, first_block_offset, grid_from, grid_message};
 use super::{MAX_BLOCK_BYTES, SegmentError, proto};
@@ -34,11 +37,42 @@ pub struct Manifest {
     pub parts: Vec<PartRef>,
     /// Where capture resumes after `commit`: the engine's own bytes.
     pub position: Vec<u8>,
+    pub layers: Layers,
+}
+
+/// What lies over the parts, and what is known of the bytes that come of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layers {
+    /// Oldest first.
+    pub patches: Vec<PatchRef>,
+    /// For each part of the main file; empty without patches.
+    pub over: Vec<Over>,
+    /// Pages whose bytes in parts and patches are not what the page map says. `None` where that is not known.
+    pub differing: Option<Vec<PageRun>>,
 }
 
 impl Manifest {
     pub fn grid(&self) -> PageGrid {
         self.commit.grid
+    }
+
+    /// Every object that it needs besides segments: its name, and its bytes.
+    pub fn objects(&self) -> impl Iterator<Item = (PartHash, u64)> + '_ {
+        let patches = self.layers.patches.iter().map(|patch| (patch.hash, patch.stored_len));
+        self.parts.iter().map(|part| (part.hash, part.stored_len)).chain(patches)
+    }
+
+    /// The parts of the main file.
+    pub fn main_parts(&self) -> &[PartRef] {
+        let count = self.parts.iter().filter(|part| part.file == FileId::Main).count();
+        &self.parts[..count]
+    }
+
+    /// As old readers as possible are to read it: without patches, they restore it as it is.
+    fn identity(&self) -> Identity {
+        let min_reader = if self.layers.patches.is_empty() { 1 } else { 2 };
+        let version = if self.layers.differing.is_some() { 2 } else { min_reader };
+        Identity { kind: ObjectKind::Manifest, version, min_reader }
     }
 
     /// The name under which it is stored.
@@ -61,7 +95,7 @@ impl Manifest {
         self.problem().map_or(Ok(()), |problem| Err(SegmentError::Refused(problem)))?;
         self.page_map_problem(page_hashes).map_or(Ok(()), |problem| Err(SegmentError::Refused(problem)))?;
         let mut message = self.message();
-        let mut object = frame::prologue(ObjectKind::Manifest).to_vec();
+        let mut object = frame::prologue(self.identity()).to_vec();
         // Hashes do not compress; and uncompressed, a reader never allocates more than it was given.
         let mut stored = Packer::new(Codec::Stored)?;
         for hashes in page_hashes.chunks(HASHES_PER_BLOCK) {
@@ -73,7 +107,7 @@ impl Manifest {
         let offset = object.len() as u64;
         let mut packer = Packer::new(Codec::for_index())?;
         let head = frame::append(&mut object, FrameKind::Index, &message.encode_to_vec(), &mut packer)?;
-        object.extend_from_slice(&frame::footer(ObjectKind::Manifest, offset, head.frame_len()));
+        object.extend_from_slice(&frame::footer(self.identity(), offset, head.frame_len()));
         Ok(Bytes::from(object))
     }
 
@@ -132,7 +166,7 @@ impl Manifest {
             }
             end = part.end();
         }
-        None
+        layers::problem(&self.layers, self.main_parts())
     }
 
     fn page_map_problem(&self, hashes: &[u64]) -> Option<&'static str> {
@@ -146,8 +180,7 @@ impl Manifest {
     }
 
     fn message(&self) -> proto::Manifest {
-        let main_parts = self.parts.iter().filter(|part| part.file == FileId::Main).count();
-        proto::Manifest {
+        let mut message = proto::Manifest {
             generation: self.generation.0,
             term: self.term.0,
             engine: engine_code(self.engine),
@@ -160,13 +193,14 @@ impl Manifest {
             checksum: self.commit.checksum,
             kind: i32::from(kind_code(self.commit.kind)),
             position: self.position.clone(),
-            main_parts: main_parts as u64,
+            main_parts: self.main_parts().len() as u64,
             part_len: self.parts.iter().map(|part| part.len).collect(),
             part_stored: self.parts.iter().map(|part| part.stored_len).collect(),
             part_hash: self.parts.iter().flat_map(|part| part.hash.0.to_be_bytes()).collect(),
-            block_raw: Vec::new(),
-            block_crc: Vec::new(),
-        }
+            ..proto::Manifest::default()
+        };
+        layers::put(&self.layers, &mut message);
+        message
     }
 }
 
@@ -192,6 +226,7 @@ fn read_message(raw: &[u8], index_offset: u64) -> Result<(Manifest, proto::Manif
         commit,
         parts: part_table(&message).ok_or(corrupt("table of parts"))?,
         position: message.position.clone(),
+        layers: layers::take(&message).ok_or(corrupt("table of patches"))?,
     };
     manifest.problem().map_or(Ok(()), |problem| Err(corrupt(problem)))?;
     check_blocks(&message, manifest.commit.lengths.main, grid, index_offset).map_err(corrupt)?;

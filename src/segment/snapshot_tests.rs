@@ -57,6 +57,7 @@ fn manifest() -> (Manifest, Vec<u64>) {
         commit,
         parts,
         position: b"here".to_vec(),
+        layers: Layers::default(),
     };
     (manifest, hashes)
 }
@@ -189,4 +190,114 @@ fn kinds_are_told_apart() {
     let object = manifest.encode(&hashes).expect("encode");
     assert!(matches!(SegmentReader::open(object.clone()), Err(SegmentError::WrongKind { expected: 1, found: 3 })));
     assert!(matches!(read_part_ref(&object), Err(SegmentError::WrongKind { expected: 2, found: 3 })));
+}
+
+type Extents = Vec<(u64, Vec<u8>)>;
+
+/// Every third page from `first` on, none of them zero but the last.
+fn patch(first: u64, count: u64) -> (PatchRef, Vec<u8>, Extents) {
+    let page = |n: u64| (first + n * 1536, vec![if n + 1 == count { 0 } else { n as u8 + 1 }; 512]);
+    let extents: Vec<(u64, Vec<u8>)> = (0..count).map(page).collect();
+    let mut writer = PatchWriter::new(Codec::Lz4).expect("writer");
+    extents.iter().for_each(|(offset, data)| writer.extent(*offset, data).expect("extent"));
+    let (patch, object) = writer.finish().expect("finish").expect("not empty");
+    (patch, object.to_vec(), extents)
+}
+
+fn decoded(object: &[u8], patch: &PatchRef) -> Result<Vec<(u64, Vec<u8>)>, SegmentError> {
+    let mut extents = Vec::new();
+    decode_patch(object, patch, |extent| {
+        extents.push((extent.offset, extent.data.to_vec()));
+        Ok(())
+    })?;
+    Ok(extents)
+}
+
+/// A patch comes back as it was written, zeros too; its name does not depend on how it was cut; every flipped byte and every
+/// other length is refused, and so is a part in its place.
+#[test]
+fn a_patch_is_its_extents() {
+    let (whole, object, extents) = patch(8192, 20);
+    assert_eq!(decoded(&object, &whole).expect("whole"), extents);
+    assert_eq!(read_patch_ref(&object).expect("readable"), whole);
+    let mut cut = PatchWriter::new(Codec::Stored).expect("writer");
+    for (offset, data) in &extents {
+        cut.extent(*offset, &data[..100]).expect("extent");
+        cut.extent(*offset + 100, &data[100..]).expect("extent");
+    }
+    let (same, _) = cut.finish().expect("finish").expect("not empty");
+    assert_eq!(same.hash, whole.hash);
+    assert_ne!(patch(8192 + 512, 20).0.hash, whole.hash);
+    for at in 0..object.len() {
+        for flip in [1u8, 0x80, 0xFF] {
+            let mut broken = object.clone();
+            broken[at] ^= flip;
+            assert!(decoded(&broken, &whole).is_err(), "byte {at}");
+        }
+        assert!(decoded(&object[..at], &whole).is_err(), "{at} bytes");
+    }
+    let (part, of_part) = part(&extents, 8192, 8192 + 65536, Codec::Lz4);
+    assert!(matches!(decoded(&of_part, &whole), Err(SegmentError::WrongKind { expected: 4, found: 2 })));
+    assert!(matches!(decode_part(&object, &part, |_| Ok(())), Err(SegmentError::WrongKind { expected: 2, found: 4 })));
+    let mut writer = PatchWriter::new(Codec::Lz4).expect("writer");
+    writer.extent(4096, &[1; 512]).expect("extent");
+    assert!(writer.extent(4100, &[1]).is_err() && writer.extent(8192, &[]).is_err());
+    assert!(PatchWriter::new(Codec::Lz4).expect("writer").finish().expect("finish").is_none());
+}
+
+/// What lies over parts comes back; only a manifest with patches asks for a newer reader; what contradicts itself is refused.
+#[test]
+fn layers_come_back() {
+    let (mut manifest, hashes) = manifest();
+    let versions = |manifest: &Manifest| {
+        let object = manifest.encode(&hashes).expect("encodes");
+        assert_eq!(Manifest::decode(&object).expect("decodes").0, *manifest);
+        (object[6], object[8])
+    };
+    assert_eq!(versions(&manifest), (1, 1));
+    manifest.layers.differing = Some(Vec::new());
+    assert_eq!(versions(&manifest), (2, 1));
+    manifest.layers.differing = Some(vec![PageRun { first: 0, count: 2 }, PageRun { first: 9, count: 1 }]);
+    assert_eq!(versions(&manifest), (2, 1));
+    let parts = manifest.main_parts().len();
+    manifest.layers.patches = vec![patch(0, 3).0, patch(512, 9).0];
+    manifest.layers.over = (0..parts).map(|n| Over { first_patch: n % 3, bytes: n as u64 * 512 }).collect();
+    assert_eq!(versions(&manifest), (2, 2));
+    manifest.layers.differing = None;
+    assert_eq!(versions(&manifest), (2, 2));
+    let refused = |change: &dyn Fn(&mut Layers)| {
+        let mut wrong = manifest.clone();
+        change(&mut wrong.layers);
+        assert!(matches!(wrong.encode(&hashes), Err(SegmentError::Refused(_))), "{:?}", wrong.layers);
+    };
+    refused(&|layers| _ = layers.over.pop());
+    refused(&|layers| layers.over[0].first_patch = 3);
+    refused(&|layers| layers.patches.clear());
+    refused(&|layers| layers.patches[0].len = 0);
+    refused(&|layers| layers.patches[0].offset = u64::MAX);
+    let run = |first, count| PageRun { first, count };
+    refused(&|layers| layers.differing = Some(vec![run(5, 2), run(6, 1)]));
+    refused(&|layers| layers.differing = Some(vec![run(5, 0)]));
+}
+
+/// Only what lies over parts that are not newer than the patch counts, cut at their bounds.
+#[test]
+fn pieces_lie_over_parts() {
+    let part = |offset| PartRef { file: FileId::Main, offset, len: 100, hash: PartHash(1), stored_len: 9 };
+    let parts = [part(0), part(100), part(200)];
+    let over = [0, 2, 1].map(|first_patch| Over { first_patch, bytes: 1 });
+    let pieces = |number, offset, data: &[u8]| {
+        let mut found = Vec::new();
+        let extent = Extent { file: FileId::Main, offset, data };
+        pieces_over(&parts, &over, number, extent, |piece| {
+            found.push((piece.offset, piece.data.len()));
+            Ok(())
+        })
+        .expect("taken");
+        found
+    };
+    assert_eq!(pieces(2, 50, &[1; 300]), [(50, 50), (100, 100), (200, 100)]);
+    assert_eq!(pieces(1, 50, &[1; 300]), [(50, 50), (200, 100)]);
+    assert_eq!(pieces(0, 100, &[1; 10]), []);
+    assert_eq!(pieces(0, 300, &[1; 10]), []);
 }

@@ -11,8 +11,8 @@ use replicate::extent::{Extent, FileId, PageGrid};
 use replicate::layout::{Level, ObjectName};
 use replicate::position::{Commit, CommitKind, Generation, Lengths, RepairReason, Term, TimeMs, Txid};
 use replicate::segment::{
-    Codec, Manifest, Op, PartRef, PartWriter, SegmentHeader, SegmentReader, SegmentWriter, decode_part, read_part_ref,
-    salvage,
+    Codec, Layers, Manifest, Op, Over, PageRun, PartRef, PartWriter, PatchRef, PatchWriter, SegmentHeader,
+    SegmentReader, SegmentWriter, decode_part, decode_patch, read_part_ref, salvage,
 };
 
 const GENERATION: Generation = Generation(0x0019_A8C3_5F00_1234);
@@ -226,10 +226,41 @@ fn golden_snapshot() {
         commit: Commit { checksum, ..commit(3, 6144, 0, CommitKind::Captured, grid) },
         parts: vec![lz4, zeros],
         position: b"after 3".to_vec(),
+        layers: Layers::default(),
     };
     let object = manifest.encode(&hashes).expect("encodes");
     golden("manifest.seg", &object);
-    let (manifest, hashes) = Manifest::decode(&object).expect("readable");
-    let text = format!("name {}\n{manifest:#x?}\n{hashes:016x?}\n", ObjectName::Snapshot(manifest.name()).key());
-    golden("manifest.txt", text.as_bytes());
+    let (found, found_hashes) = Manifest::decode(&object).expect("readable");
+    let text = format!("{found:#x?}\n");
+    let without_layers = &text[..text.find("    layers:").expect("the last field")];
+    let name = ObjectName::Snapshot(found.name()).key();
+    golden("manifest.txt", format!("name {name}\n{without_layers}}}\n{found_hashes:016x?}\n").as_bytes());
+
+    let (first, second) = (patch(&[(512, vec![1; 512]), (4096, vec![2; 512])]), patch(&[(1024, vec![3; 1024])]));
+    golden("patch-lz4.seg", &first.1);
+    golden("patch-lz4.txt", describe_patch(&first).as_bytes());
+    let over = vec![Over { first_patch: 1, bytes: 1024 }, Over { first_patch: 0, bytes: 512 }];
+    let differing = Some(vec![PageRun { first: 2, count: 3 }, PageRun { first: 11, count: 1 }]);
+    let layers = Layers { patches: vec![first.0, second.0], over, differing };
+    let object = Manifest { layers, ..manifest }.encode(&hashes).expect("encodes");
+    golden("manifest-patched.seg", &object);
+    let (found, found_hashes) = Manifest::decode(&object).expect("readable");
+    golden("manifest-patched.txt", format!("name {name}\n{found:#x?}\n{found_hashes:016x?}\n").as_bytes());
+}
+
+fn patch(extents: &[(u64, Vec<u8>)]) -> (PatchRef, Vec<u8>) {
+    let mut writer = PatchWriter::new(Codec::Lz4).expect("a writer");
+    extents.iter().for_each(|(offset, data)| writer.extent(*offset, data).expect("in order"));
+    let (patch, object) = writer.finish().expect("finishes").expect("not empty");
+    (patch, object.to_vec())
+}
+
+fn describe_patch((patch, object): &(PatchRef, Vec<u8>)) -> String {
+    let mut text = format!("{patch:x?}\n");
+    decode_patch(object, patch, |extent| {
+        let _ = writeln!(text, "  {}", describe_extent(&extent));
+        Ok(())
+    })
+    .expect("whole");
+    text
 }

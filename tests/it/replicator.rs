@@ -2,6 +2,7 @@
 
 mod compaction;
 mod crashes;
+mod deltas;
 mod fake;
 mod losses;
 mod pruning;

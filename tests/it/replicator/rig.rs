@@ -10,7 +10,7 @@ use bytes::Bytes;
 use replicate::position::{TimeMs, Txid};
 use replicate::replica::{Replica, newest_snapshot};
 use replicate::replicator::{Replicator, Settings};
-use replicate::segment::{Op, decode_part};
+use replicate::segment::{Layers, Op, decode_part, decode_patch, pieces_over};
 use replicate::status::{Clock, Place};
 use replicate::store::memory::MemoryStore;
 use replicate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Requests, Store, StoreError, requests};
@@ -27,6 +27,8 @@ pub struct TestStore {
     pub requests: Arc<Requests>,
     /// Nothing answers.
     pub is_down: Arc<AtomicBool>,
+    /// So many parts are put, and then nothing answers.
+    pub parts_left: Arc<AtomicU64>,
     /// So many puts succeed and their answers are lost.
     pub lost_answers: Arc<AtomicU64>,
 }
@@ -35,7 +37,8 @@ impl TestStore {
     pub fn new() -> TestStore {
         let requests = Arc::new(Requests::default());
         let inner = Arc::new(requests::Counted::new(Arc::new(MemoryStore::new()), requests.clone()));
-        TestStore { inner, requests, is_down: Arc::default(), lost_answers: Arc::default() }
+        let parts_left = Arc::new(AtomicU64::new(u64::MAX));
+        TestStore { inner, requests, is_down: Arc::default(), parts_left, lost_answers: Arc::default() }
     }
 
     pub fn set_down(&self, is_down: bool) {
@@ -57,9 +60,14 @@ impl TestStore {
 #[async_trait]
 impl Store for TestStore {
     async fn put(&self, key: &Key, body: Body, mode: PutMode) -> Result<(), StoreError> {
+        let take = |left: u64| left.checked_sub(1);
+        if key.as_str().contains("/part/")
+            && self.parts_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_err()
+        {
+            self.set_down(true);
+        }
         self.fail("put", key.as_str())?;
         self.inner.put(key, body, mode).await?;
-        let take = |left: u64| left.checked_sub(1);
         if self.lost_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             return Err(StoreError::new(Outcome::Unavailable, "put", key, "the answer was lost"));
         }
@@ -178,16 +186,33 @@ pub async fn restore(replica: &Replica, generation: replicate::position::Generat
         })
         .expect("a whole part");
     }
+    let Layers { patches, over, .. } = &manifest.layers;
+    for (number, patch) in patches.iter().enumerate() {
+        let object = replica.read_part(generation, patch.hash).await.expect("a patch");
+        decode_patch(&object, patch, |extent| {
+            pieces_over(&manifest.parts, over, number, extent, |piece| {
+                write(&mut content, piece.offset, piece.data);
+                Ok(())
+            })
+        })
+        .expect("a whole patch");
+    }
     let mut last = manifest.commit.clone();
     content.resize(last.lengths.main as usize, 0);
     let chain = inventory.chain(manifest.base, target).expect("no gap");
     for listed in chain {
         let reader = replica.read_segment(listed.name).await.expect("a segment");
+        // The commit that comes next: transactions up to the base are in the parts, and lengths between them are not known.
+        let mut next = reader.index().commits[0].commit.txid;
         for block in reader.blocks() {
             for op in block.expect("a block").ops() {
                 match op.expect("an operation") {
-                    Op::Extent(extent) if last.txid <= target => write(&mut content, extent.offset, extent.data),
-                    Op::Commit(txid) if txid > manifest.base && txid <= target => {
+                    Op::Extent(extent) if next > manifest.base && next <= target => {
+                        write(&mut content, extent.offset, extent.data);
+                    }
+                    Op::Commit(txid) if txid <= manifest.base => next = Txid(txid.0 + 1),
+                    Op::Commit(txid) if txid <= target => {
+                        next = Txid(txid.0 + 1);
                         last = reader.index().commit(txid).expect("in the index").commit.clone();
                         content.resize(last.lengths.main as usize, 0);
                         if txid == target {

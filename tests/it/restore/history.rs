@@ -9,7 +9,7 @@ use replicate::engine::EngineKind;
 use replicate::extent::{Extent, FileId, PageGrid};
 use replicate::layout::{Level, ObjectName, SnapshotName};
 use replicate::position::{Commit, CommitKind, Generation, Lengths, RepairReason, Term, TimeMs, Txid};
-use replicate::segment::{Codec, Manifest, PartRef, PartWriter, SegmentHeader, SegmentWriter};
+use replicate::segment::{Codec, Layers, Manifest, PartRef, PartWriter, SegmentHeader, SegmentWriter};
 use replicate::store::memory::MemoryStore;
 use replicate::store::{Body, Key, PutMode, Store};
 
@@ -288,6 +288,7 @@ impl Writer {
             commit: end.commit,
             parts,
             position: b"position".to_vec(),
+            layers: Layers::default(),
         };
         let key = ObjectName::Snapshot(name).key();
         if self.store.get(&key, None).await.is_err() {
