@@ -9,9 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::units::parse_address;
 use crate::engine::EngineKind;
 
+mod audit;
 mod drill;
 mod live;
 
+pub use audit::{ManifestArgs, ManifestFormat};
 pub use drill::DrillArgs;
 pub use live::{LabelArgs, LabelCommand, LabelTexts, SnapshotArgs, StatusArgs, SyncArgs};
 
@@ -53,6 +55,8 @@ pub enum Command {
     List(ListArgs),
     /// Prove that a replica is whole.
     Verify(VerifyArgs),
+    /// Print what a restore needs, with checksums, for an audit with other tools.
+    Manifest(ManifestArgs),
     /// Restore to a scratch directory, check, assert, time it, and keep a record of it.
     Drill(DrillArgs),
     /// Take a snapshot now, and give its commit a name.

@@ -19,6 +19,7 @@ pub mod duckdb_child;
 pub mod label;
 pub mod list;
 pub mod man;
+pub mod manifest;
 pub mod progress;
 pub mod prune;
 pub mod reading;
@@ -38,6 +39,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Restore(args) => reading::execute_restore(args, environment).map(|()| DONE),
         Command::List(args) => reading::execute_list(args, environment).map(|()| DONE),
         Command::Verify(args) => reading::execute_verify(args, environment).map(|()| DONE),
+        Command::Manifest(args) => manifest::execute(&args, environment).map(|()| DONE),
         Command::Drill(args) => drill::execute(args, environment),
         Command::Snapshot(args) => snapshot::execute(&args, environment).map(|()| DONE),
         Command::Label(args) => label::execute(args.command, environment).map(|()| DONE),

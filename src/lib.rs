@@ -21,6 +21,7 @@ pub mod replica;
 pub mod retention;
 pub mod spool;
 // 3: work
+pub mod audit;
 pub mod drill;
 pub mod prune;
 pub mod replicator;

@@ -1,5 +1,6 @@
 //! Everything that is tested through the seams, in one binary.
 
+mod audit;
 mod cli;
 mod config;
 mod duckdb;

@@ -9,12 +9,12 @@ const LAYERS: [&[&str]; 5] = [
     &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "inventory", "label", "replica", "retention", "spool"],
-    &["drill", "prune", "replicator", "restore", "verify", "watcher"],
+    &["audit", "drill", "prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor", "web"],
 ];
 
 /// Outside crates and the only places that may name them.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("rusqlite", &["src/engine/sqlite"]),
     ("duckdb", &["src/engine/duckdb"]),
     ("aws_config", &["src/store/s3"]),
@@ -27,6 +27,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("hyper_util", &["src/web"]),
     ("http_body_util", &["src/web"]),
     ("prost", &["src/segment"]),
+    ("sha2", &["src/audit"]),
     ("lz4_flex", &["src/segment"]),
     ("zstd", &["src/segment"]),
     ("crc32fast", &["src/segment"]),

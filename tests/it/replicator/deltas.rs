@@ -50,8 +50,8 @@ async fn newest_manifest(rig: &Rig, place: Place) -> Manifest {
 
 async fn prove(rig: &Rig) {
     let reading = Reading::new(Arc::new(rig.stores[0].clone()));
-    let (max_age, shipped, now, progress) = (None, None, TimeMs(1), Arc::new(Silent));
-    let how = Verification { deep: true, max_age, shipped, jobs: 4, now, progress };
+    let (sample, max_age, shipped, now, progress) = (None, None, None, TimeMs(1), Arc::new(Silent));
+    let how = Verification { deep: true, sample, max_age, shipped, jobs: 4, now, progress };
     let report = verify(&reading, &how).await.expect("verified");
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
