@@ -71,10 +71,11 @@ pub struct GapRecord {
 }
 
 /// Every kind of error that is counted.
-pub const ERROR_KINDS: [&str; 20] = [
+pub const ERROR_KINDS: [&str; 22] = [
     "capture",
     "compaction",
     "compaction-input",
+    "drill",
     "final",
     "gap",
     "not-capturable",
@@ -92,6 +93,7 @@ pub const ERROR_KINDS: [&str; 20] = [
     "store-invalid",
     "store-not-found",
     "store-unavailable",
+    "verify",
 ];
 
 /// Upper bounds in milliseconds of the buckets of `Histogram`; one more bucket is above them all.
