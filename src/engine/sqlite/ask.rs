@@ -104,6 +104,8 @@ mod tests {
             ("SELECT 1, 2", Some(Answer::Other("2 columns came".into()))),
             ("SELECT * FROM nothing", None),
             ("DELETE FROM users", None),
+            ("DELETE FROM users RETURNING name", None),
+            ("PRAGMA user_version", None),
             ("CREATE TEMP TABLE t(x)", None),
             (attach.as_str(), None),
             (vacuum.as_str(), None),
