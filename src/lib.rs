@@ -35,4 +35,5 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod supervisor;
+pub mod systemd;
 pub mod web;

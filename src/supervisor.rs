@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
+use crate::systemd::VARIABLES;
 
 /// Signals that ask this process to stop.
 pub const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
@@ -83,7 +84,9 @@ impl Supervised {
     /// Starts `command`: the program and its arguments. It inherits stdin, stdout, stderr and the environment.
     pub fn start(command: &[OsString]) -> Result<Supervised, Error> {
         let [program, arguments @ ..] = command else { return Err(Error::usage("there is no command after `--`")) };
-        let child = Command::new(program).args(arguments).process_group(0).spawn().map_err(|error| {
+        let mut command = Command::new(program);
+        VARIABLES.iter().for_each(|variable| _ = command.env_remove(variable));
+        let child = command.args(arguments).process_group(0).spawn().map_err(|error| {
             Error::failed(format!("cannot start {}", program.to_string_lossy()))
                 .because(error)
                 .next_step("check the command after `--`: its path, and that it may be executed")

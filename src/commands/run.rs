@@ -21,7 +21,9 @@ use crate::replicator::{Final, Handle, Replicator, Settings, StartError, StopRep
 use crate::status::{State, Status, system_clock};
 use crate::store::Requests;
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
+use crate::systemd::Notifier;
 
+mod announce;
 mod before_start;
 mod memory;
 mod once;
@@ -36,7 +38,8 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
         let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
         let shutdown_timeout = config.shutdown_timeout;
         let scheduled = Scheduled::default();
-        Run { signals, stops_asked: 0, shutdown_timeout, scheduled }.run(&args, &config).await
+        let notifier = announce::notifier(environment);
+        Run { signals, stops_asked: 0, shutdown_timeout, scheduled, notifier }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -91,6 +94,7 @@ struct Run {
     shutdown_timeout: Duration,
     /// What is done by the clock.
     scheduled: Scheduled,
+    notifier: Option<Arc<Notifier>>,
 }
 
 impl Run {
@@ -113,6 +117,7 @@ impl Run {
         if let Some(server) = &server {
             server.show(serving::watched(&all));
         }
+        let _announcing = announce::announce(self.notifier.as_ref(), &all);
         if args.once {
             return self.once(all).await;
         }
@@ -213,6 +218,7 @@ impl Run {
     /// A last look at every database, and everything shipped, within the shutdown time-out; a second TERM or INT ends it
     /// at once.
     async fn stop(&mut self, all: Vec<Working>) -> Result<(), Error> {
+        self.notifier.iter().for_each(|notifier| notifier.stopping());
         self.scheduled.stop().await;
         let timeout = self.shutdown_timeout;
         let mut stopping = Vec::new();
@@ -312,12 +318,7 @@ const STOP_AFTER_WORK: Duration = Duration::from_secs(30);
 
 /// Waits until the command may be started: every commit is captured as it comes, or will be from the first one on.
 async fn ready(working: &Working) -> Result<(), Error> {
-    let status: &Status = working.replicator.status();
-    let is_settled = |state: &State| {
-        matches!(state, State::Running | State::Absent | State::NotCapturable(_) | State::Failed(_) | State::Stopped)
-    };
-    status.wait_for(|now| is_settled(&now.state)).await;
-    match status.state() {
+    match settled(working.replicator.status()).await {
         State::Failed(text) => Err(Error::failed(text)),
         // A database that its application switches to WAL mode when it starts: waiting here would be waiting for ever.
         State::NotCapturable(why) => {
@@ -326,6 +327,15 @@ async fn ready(working: &Working) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Waits until capture has begun, or cannot without somebody else's doing.
+async fn settled(status: &Status) -> State {
+    let is_settled = |state: &State| {
+        matches!(state, State::Running | State::Absent | State::NotCapturable(_) | State::Failed(_) | State::Stopped)
+    };
+    status.wait_for(|now| is_settled(&now.state)).await;
+    status.state()
 }
 
 /// The control socket. Replication matters more than being asked about it.

@@ -9,6 +9,7 @@ mod history;
 mod ledger;
 mod live;
 mod month;
+mod packaging;
 mod processes;
 mod prune;
 mod replicator;

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 5] = [
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "inventory", "label", "replica", "retention", "spool"],
     &["audit", "drill", "prune", "replicator", "restore", "verify", "watcher"],
-    &["cli", "commands", "config", "control", "error", "supervisor", "web"],
+    &["cli", "commands", "config", "control", "error", "supervisor", "systemd", "web"],
 ];
 
 /// Outside crates and the only places that may name them.

@@ -12,6 +12,7 @@ use crate::ledger::rig::{eventually, stop};
 
 mod failures;
 mod metrics;
+mod notify;
 mod server;
 
 /// Longer than anything takes; only a failing test waits for it.

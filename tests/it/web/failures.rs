@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::notify::Listener;
 use super::{LONG, Scene, Serving};
 use crate::ledger::rig::eventually;
 use crate::s3_server::S3Server;
@@ -128,12 +129,14 @@ impl Drop for Halted {
 }
 
 /// The capturing thread hangs: nothing tells so but that it does not come back. The lag rises from its last look on, readiness
-/// ends with `max-lag`, and the process counts as dead after a minute. When it goes on, all is well again.
+/// ends with `max-lag`, and after a minute the process counts as dead and systemd hears no more that all is well. When it goes on, all is well again.
 #[test]
 fn a_capture_that_is_stuck_is_told() {
-    let scene = Scene::new(1);
+    let mut scene = Scene::new(1);
+    let heard = Listener::at_path(&scene.path("notify"), &mut scene.environment);
     let serving = scene.start(&format!("{ONE}  - {{ path: DIR/0.db, replicas: [DIR/r] }}\n"));
     serving.wait_until_ready();
+    heard.wait_for("WATCHDOG=1");
     let replica = scene.path("r").display().to_string();
     let lag = format!("replicate_lag_seconds{{database=\"DB\",replica=\"{replica}\"}}");
     serving.wait_for("level", || serving.metric(&lag) == 0.0);
@@ -142,11 +145,13 @@ fn a_capture_that_is_stuck_is_told() {
     serving.wait_for("a lag", || serving.metric(&lag) > 0.0);
     assert_lag_rises(&serving, &lag);
     serving.wait_for("not alive", || serving.get("/healthz").code == 503);
+    heard.wait_for_silence_of("WATCHDOG=1");
     assert_eq!(serving.metric("replicate_up{database=\"DB\"}"), 0.0);
     assert!(serving.get("/readyz").body.contains("capture stands still"), "{}", serving.get("/readyz").body);
     drop(halted);
     serving.wait_until_ready();
     assert_eq!(serving.get("/healthz").code, 200);
+    heard.wait_for("WATCHDOG=1");
     serving.stop();
 }
 
