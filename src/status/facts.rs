@@ -70,7 +70,7 @@ pub struct GapRecord {
     pub reason: String,
 }
 
-/// Every kind of error that is counted.
+/// The kinds of errors that are counted, for who wants to tell of those too that did not happen.
 pub const ERROR_KINDS: [&str; 22] = [
     "capture",
     "compaction",

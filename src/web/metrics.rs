@@ -1,6 +1,7 @@
 //! `/metrics`: every database and every replica of the configuration, from the first moment on, with 0 where nothing has
 //! happened yet.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,8 +187,9 @@ pub fn render(watched: &[Watched], version: &str) -> String {
     }
     text.family("replicate_errors_total", Counter, "Errors by kind; most are tried again by themselves.");
     for database in &all {
-        for kind in ERROR_KINDS {
-            let count = database.status.errors.get(kind).copied().unwrap_or(0);
+        let mut errors: BTreeMap<&str, u64> = ERROR_KINDS.into_iter().map(|kind| (kind, 0)).collect();
+        errors.extend(&database.status.errors);
+        for (kind, count) in errors {
             text.sample(&[("database", &database.label), ("kind", kind)], count as f64);
         }
     }
