@@ -13,6 +13,7 @@ use crate::store::StoreOptions;
 pub mod database;
 mod expand;
 mod fields;
+mod group;
 pub mod proofs;
 pub mod retention;
 pub mod schedule;
@@ -21,12 +22,10 @@ pub mod units;
 pub use database::{DatabaseConfig, ReplicaConfig, Settings};
 pub use expand::Environment;
 use fields::Fields;
+pub use group::Group;
 pub use retention::Retention;
 pub use schedule::Schedule;
 use units::parse_address;
-
-/// Keys that a later version knows. Refused by name, because an option that is accepted and ignored loses data.
-const LATER: [(&str, &str); 1] = [("glob", "write one entry with `path` per database")];
 
 const TOP_KEYS: [&str; 5] = ["listen", "state-dir", "shutdown-timeout", "defaults", "databases"];
 /// Default of `shutdown-timeout`.
@@ -63,12 +62,21 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     pub defaults: Settings,
     pub databases: Vec<DatabaseConfig>,
+    /// Databases that patterns name, and that come and go.
+    pub groups: Vec<Group>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let defaults = Settings::default();
-        Config { shutdown_timeout: SHUTDOWN_TIMEOUT, listen: None, state_dir: None, defaults, databases: Vec::new() }
+        Config {
+            shutdown_timeout: SHUTDOWN_TIMEOUT,
+            listen: None,
+            state_dir: None,
+            defaults,
+            databases: Vec::new(),
+            groups: Vec::new(),
+        }
     }
 }
 
@@ -108,10 +116,15 @@ impl Config {
         let listen = top.text("listen")?;
         let listen = listen.map(|text| parse_address(&text).map_err(|problem| top.error("listen", problem)));
         let listen = listen.transpose()?;
-        let mut config = Config { shutdown_timeout, listen, state_dir, defaults, databases: Vec::new() };
+        let mut config = Config { shutdown_timeout, listen, state_dir, defaults, ..Config::default() };
         for (index, entry) in entries.into_iter().enumerate() {
-            let database = DatabaseConfig::read(entry, &format!("databases[{index}]"), &config)?;
-            config.databases.push(database);
+            let at = format!("databases[{index}]");
+            match entry {
+                Value::Mapping(entry) if entry.contains_key("glob") => {
+                    config.groups.push(Group::read(entry, &at, &config)?);
+                }
+                entry => config.databases.push(DatabaseConfig::read(entry, &at, &config)?),
+            }
         }
         config.check_distinct()?;
         Ok(config)
@@ -119,35 +132,37 @@ impl Config {
 
     /// Two writers to one place would destroy each other's work; refused before anything starts.
     pub fn check_distinct(&self) -> Result<(), ConfigError> {
-        let mut seen = BTreeMap::new();
-        let mut claim =
-            |what: &str, place: String, path: String| match seen.insert((what.to_owned(), place), path.clone()) {
-                None => Ok(()),
-                Some(first) => Err(ConfigError::at(&path, format!("the same {what} as `{first}`"))),
-            };
-        for (d, database) in self.databases.iter().enumerate() {
-            let path = format!("databases[{d}]");
-            let absolute = std::path::absolute(&database.path).unwrap_or_else(|_| database.path.clone());
-            claim("database", absolute.display().to_string(), format!("{path}.path"))?;
-            claim("state directory", database.state_dir.display().to_string(), format!("{path}.state-dir"))?;
-            for (r, replica) in database.replicas.iter().enumerate() {
-                let place = replica.url.trim_end_matches('/').to_owned();
-                claim("replica", place, format!("{path}.replicas[{r}].url"))?;
-            }
-        }
-        Ok(())
+        self.claims().map(|_| ())
     }
 
-    /// The configured database with this path or this name.
-    pub fn find(&self, path_or_name: &Path) -> Result<Option<&DatabaseConfig>, Error> {
+    /// The places of everything that is configured by name.
+    pub fn claims(&self) -> Result<Claims, ConfigError> {
+        let mut claims = Claims::default();
+        let mut each = self.databases.iter().enumerate();
+        each.try_for_each(|(d, database)| claims.claim(database, &format!("databases[{d}]")))?;
+        Ok(claims)
+    }
+
+    /// The configured database with this path or this name: by name also one that exists and that a pattern matches.
+    pub fn find(&self, path_or_name: &Path) -> Result<Option<DatabaseConfig>, Error> {
         let same_path = |d: &&DatabaseConfig| d.path == path_or_name || same_file_name(&d.path, path_or_name);
         if let Some(found) = self.databases.iter().find(same_path) {
-            return Ok(Some(found));
+            return Ok(Some(found.clone()));
         }
-        let named: Vec<_> = self.databases.iter().filter(|d| Path::new(&d.name) == path_or_name).collect();
+        let usage = |error: ConfigError| Error::usage(error.to_string());
+        let absolute = std::path::absolute(path_or_name).unwrap_or_else(|_| path_or_name.to_owned());
+        if let Some(group) = self.groups.iter().find(|group| group.matches(&absolute)) {
+            return group.database(&absolute, self).map(Some).map_err(usage);
+        }
+        let mut named: Vec<_> = self.databases.iter().filter(|d| Path::new(&d.name) == path_or_name).cloned().collect();
+        for group in &self.groups {
+            let files = group.look().0.into_iter().filter(|file| file.file_name() == Some(path_or_name.as_os_str()));
+            let found: Result<Vec<_>, _> = files.map(|file| group.database(&file, self)).collect();
+            named.extend(found.map_err(usage)?);
+        }
         match named.as_slice() {
             [] => Ok(None),
-            [only] => Ok(Some(only)),
+            [only] => Ok(Some(only.clone())),
             many => {
                 let paths: Vec<_> = many.iter().map(|d| d.path.display().to_string()).collect();
                 let name = path_or_name.display();
@@ -170,7 +185,7 @@ impl Config {
     /// replicas where any are given.
     pub fn only(mut self, path: &Path, urls: &[String]) -> Result<Config, Error> {
         let mut database = match self.find(path)? {
-            Some(found) => found.clone(),
+            Some(found) => found,
             None => DatabaseConfig::new(path, &self).map_err(|error| Error::usage(error.to_string()))?,
         };
         if !urls.is_empty() {
@@ -178,10 +193,52 @@ impl Config {
             database.replicas = urls.iter().map(replica).collect::<Result<_, _>>()?;
             database.default_replica = false;
         }
-        self.databases = vec![database];
+        (self.databases, self.groups) = (vec![database], Vec::new());
         self.check_distinct().map_err(|error| Error::usage(error.to_string()))?;
         Ok(self)
     }
+}
+
+/// The places that databases are read from and written to, each with where it was configured.
+#[derive(Debug, Default)]
+pub struct Claims(BTreeMap<(&'static str, String), String>);
+
+impl Claims {
+    /// Takes the places of `database`, or none of them: two writers to one place would destroy each other's work.
+    pub fn claim(&mut self, database: &DatabaseConfig, at: &str) -> Result<(), ConfigError> {
+        let mut taken = Vec::new();
+        for (place, key) in places(database) {
+            let at = format!("{at}.{key}");
+            if let Some(first) = self.0.get(&place) {
+                let error = ConfigError::at(&at, format!("the same {} as `{first}`", place.0));
+                taken.iter().for_each(|place| _ = self.0.remove(place));
+                return Err(error);
+            }
+            self.0.insert(place.clone(), at);
+            taken.push(place);
+        }
+        Ok(())
+    }
+
+    pub fn release(&mut self, database: &DatabaseConfig) {
+        places(database).iter().for_each(|(place, _)| _ = self.0.remove(place));
+    }
+}
+
+/// Its places, each with its kind and its key.
+fn places(database: &DatabaseConfig) -> Vec<((&'static str, String), String)> {
+    let absolute = std::path::absolute(&database.path).unwrap_or_else(|_| database.path.clone());
+    let mut places = vec![
+        (("database", absolute.display().to_string()), "path".to_owned()),
+        (("state directory", database.state_dir.display().to_string()), "state-dir".to_owned()),
+    ];
+    let replicas = database.replicas.iter().enumerate();
+    places.extend(
+        replicas.map(|(r, replica)| {
+            (("replica", replica.url.trim_end_matches('/').to_owned()), format!("replicas[{r}].url"))
+        }),
+    );
+    places
 }
 
 /// Do two ways of writing a path mean the same place? Nothing is opened.

@@ -3,11 +3,12 @@
 //! One request per connection: a line of JSON each way. The socket belongs to the process; every state directory holds a
 //! file with its path, so that whoever knows the database finds the process.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -69,11 +70,32 @@ pub enum Answer {
     Failed(String),
 }
 
+/// The databases that can be asked about, as they come and go.
+type Databases = Arc<RwLock<Arc<Vec<(PathBuf, Handle)>>>>;
+
 /// The listening end. Dropping it removes what it left in the file system.
 #[derive(Debug)]
 pub struct Control {
     task: JoinHandle<()>,
-    left: Vec<PathBuf>,
+    socket: PathBuf,
+    databases: Databases,
+    left: BTreeSet<PathBuf>,
+}
+
+impl Control {
+    /// From now on these are asked about, given with their paths and state directories.
+    pub fn show(&mut self, databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<()> {
+        for (_, state_dir, _) in &databases {
+            let note = note_in(state_dir);
+            if !self.left.contains(&note) {
+                std::fs::write(&note, self.socket.as_os_str().as_bytes())?;
+                self.left.insert(note);
+            }
+        }
+        let shown = Arc::new(databases.into_iter().map(|(path, _, handle)| (path, handle)).collect());
+        *self.databases.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        Ok(())
+    }
 }
 
 impl Drop for Control {
@@ -105,19 +127,17 @@ pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control>
         _ => {}
     }
     let listener = UnixListener::bind(&socket)?;
-    let mut left = vec![socket.clone()];
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
     let own = std::fs::metadata(&socket)?.uid();
-    for (_, state_dir, _) in &databases {
-        let note = note_in(state_dir);
-        std::fs::write(&note, socket.as_os_str().as_bytes())?;
-        left.push(note);
-    }
-    let databases = Arc::new(databases.into_iter().map(|(path, _, handle)| (path, handle)).collect::<Vec<_>>());
+    let shown = Databases::default();
+    let asked = shown.clone();
     let task = tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => _ = tokio::spawn(serve(stream, own, databases.clone())),
+                Ok((stream, _)) => {
+                    let databases = asked.read().unwrap_or_else(PoisonError::into_inner).clone();
+                    tokio::spawn(serve(stream, own, databases));
+                }
                 Err(error) => {
                     tracing::warn!("the control socket: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -125,7 +145,10 @@ pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control>
             }
         }
     });
-    Ok(Control { task, left })
+    let left = [socket.clone()].into();
+    let mut control = Control { task, socket, databases: shown, left };
+    control.show(databases)?;
+    Ok(control)
 }
 
 async fn serve(stream: UnixStream, own: u32, databases: Arc<Vec<(PathBuf, Handle)>>) {

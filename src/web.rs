@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +56,7 @@ pub struct Watched {
 /// What is served: nothing but that the process lives, until its databases are started.
 #[derive(Debug, Default)]
 pub struct Board {
-    watched: OnceLock<Vec<Watched>>,
+    watched: RwLock<Option<Arc<Vec<Watched>>>>,
     /// One rendering at a time bounds memory, whatever is asked.
     rendering: Mutex<()>,
 }
@@ -94,11 +94,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// The databases are started: from now on there is something to tell.
+    /// These databases are started: from now on they are told about.
     pub fn show(&self, watched: Vec<Watched>) {
-        if self.board.watched.set(watched).is_err() {
-            unreachable!("databases are started once");
-        }
+        *self.board.watched.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watched));
     }
 }
 
@@ -153,11 +151,10 @@ async fn answer(request: Request<Incoming>, board: &Arc<Board>) -> Result<Respon
     let path = request.uri().path().to_owned();
     let board = board.clone();
     let _turn = board.rendering.lock().await;
-    let rendered = {
-        let board = board.clone();
-        // It may read files and take a while where there are thousands of databases.
-        tokio::task::spawn_blocking(move || pages::page(&path, board.watched.get().map(Vec::as_slice))).await
-    };
+    let watched = board.watched.read().unwrap_or_else(PoisonError::into_inner).clone();
+    // It may read files and take a while where there are thousands of databases.
+    let page = move || pages::page(&path, watched.as_ref().map(|all| all.as_slice()));
+    let rendered = tokio::task::spawn_blocking(page).await;
     Ok(respond(rendered.unwrap_or_else(|error| {
         tracing::error!("a page could not be rendered: {error}");
         Page::text(StatusCode::INTERNAL_SERVER_ERROR, "this page could not be rendered; the log says why\n")

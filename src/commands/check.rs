@@ -79,17 +79,38 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
             "settings": settings, "replicas": replicas, "default-replica": database.default_replica,
         }));
     }
-    if config.databases.is_empty() {
+    let groups = groups_of(&config, &mut text)?;
+    if config.databases.is_empty() && config.groups.is_empty() {
         text.push_str("\nno database is configured; name one: `replicate run DATABASE [URL…]`, or `--config FILE`\n");
     }
     if args.json.on {
         let shutdown = show_duration(config.shutdown_timeout);
-        print_json(&json!({ "shutdown-timeout": shutdown, "listen": listen, "databases": databases }))?;
+        print_json(
+            &json!({ "shutdown-timeout": shutdown, "listen": listen, "databases": databases, "globs": groups }),
+        )?;
     } else {
         print(&text)?;
     }
     // The facts were printed; a store that does not answer is the command's result all the same.
     first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// The patterns, and what each matches now.
+fn groups_of(config: &Config, text: &mut String) -> Result<Vec<Value>, Error> {
+    let mut groups = Vec::new();
+    for group in &config.groups {
+        let (files, _) = group.look();
+        writeln!(text, "\nglob {}\n  matches now: {} files", group.pattern(), files.len()).ok();
+        let mut matched = Vec::new();
+        for path in &files {
+            let database = group.database(path, config).map_err(|error| Error::usage(error.to_string()))?;
+            let replicas: Vec<&str> = database.replicas.iter().map(|replica| replica.shown_url()).collect();
+            writeln!(text, "  {} -> {}", path.display(), replicas.join(", ")).ok();
+            matched.push(json!({ "path": path, "state-dir": database.state_dir, "replicas": replicas }));
+        }
+        groups.push(json!({ "glob": group.pattern(), "databases": matched }));
+    }
+    Ok(groups)
 }
 
 fn settings_json(database: &DatabaseConfig) -> Value {

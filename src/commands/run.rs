@@ -1,30 +1,28 @@
 //! `replicate run`: databases are replicated until a signal, the end of a command, or the end of everything.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-use self::schedule::Scheduled;
-use super::source::open_counted;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
 use crate::config::{Config, DatabaseConfig, Environment};
-use crate::control::{self, Control};
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
-use crate::replicator::{Final, Handle, Replicator, Settings, StartError, StopReport};
-use crate::status::{State, Status, system_clock};
-use crate::store::Requests;
+use crate::replicator::{Handle, StopReport};
+use crate::status::{State, Status};
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 use crate::systemd::Notifier;
+use discovery::Discovery;
+use fleet::{Fleet, Stopping, Working, start};
+use schedule::Scheduled;
 
 mod announce;
 mod before_start;
+mod discovery;
+mod fleet;
 mod memory;
 mod once;
 mod report;
@@ -36,10 +34,8 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
-        let shutdown_timeout = config.shutdown_timeout;
-        let scheduled = Scheduled::default();
-        let notifier = announce::notifier(environment);
-        Run { signals, stops_asked: 0, shutdown_timeout, scheduled, notifier }.run(&args, &config).await
+        let (shutdown_timeout, notifier) = (config.shutdown_timeout, announce::notifier(environment));
+        Run { signals, stops_asked: 0, shutdown_timeout, notifier }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -53,7 +49,7 @@ fn configured(args: &RunArgs, environment: Environment<'_>) -> Result<Config, Er
     if let Some(path) = &args.database {
         config = config.only(path, &args.urls)?;
     }
-    if config.databases.is_empty() {
+    if config.databases.is_empty() && config.groups.is_empty() {
         return Err(Error::usage("no database is named").next_step(
             "name one: `replicate run DATABASE [URL…]`, or a configuration: `replicate run --config FILE`",
         ));
@@ -76,24 +72,11 @@ fn engine_for(path: &Path) -> Result<Choice, Error> {
     }
 }
 
-/// One database at work.
-struct Working {
-    path: PathBuf,
-    state_dir: PathBuf,
-    replicator: Replicator,
-    /// Of each replica.
-    requests: Vec<Arc<Requests>>,
-    reporter: JoinHandle<()>,
-    end_of_report: oneshot::Sender<()>,
-}
-
 struct Run {
     signals: Signals,
     /// TERM and INT so far: the second one ends at once.
     stops_asked: u32,
     shutdown_timeout: Duration,
-    /// What is done by the clock.
-    scheduled: Scheduled,
     notifier: Option<Arc<Notifier>>,
 }
 
@@ -108,24 +91,17 @@ impl Run {
             }
         }
         // Before anything is opened through an engine: from then on a raw look at the file would drop its locks.
-        let engines = config.databases.iter().map(|d| engine_for(&d.path)).collect::<Result<Vec<_>, _>>()?;
-        let mut all = Vec::new();
-        for (database, engine) in config.databases.iter().zip(engines) {
-            all.push(start(database, engine)?);
-        }
-        let _control = listen(&all);
-        if let Some(server) = &server {
-            server.show(serving::watched(&all));
-        }
-        let _announcing = announce::announce(self.notifier.as_ref(), &all);
+        let named = config.databases.iter().map(|d| Ok((d.clone(), engine_for(&d.path)?)));
+        let named = named.collect::<Result<Vec<_>, Error>>()?;
+        let scheduled = (!args.once).then(Scheduled::default);
+        let fleet = Fleet::start(named, Discovery::new(config)?, server, scheduled, self.shutdown_timeout)?;
+        let _announcing = announce::announce(self.notifier.as_ref(), fleet.statuses());
         if args.once {
-            return self.once(all).await;
+            return self.once(fleet).await;
         }
-        let statuses = all.iter().map(|working| working.replicator.status().clone());
-        self.scheduled = Scheduled::start(config.databases.iter().zip(statuses));
         match args.command.as_slice() {
-            [] => self.until_stopped(all).await,
-            command => self.with_command(all, args, command).await,
+            [] => self.until_stopped(fleet).await,
+            command => self.with_command(fleet, args, command).await,
         }
     }
 
@@ -140,16 +116,16 @@ impl Run {
         }
     }
 
-    async fn until_stopped(mut self, all: Vec<Working>) -> Result<u8, Error> {
+    async fn until_stopped(mut self, mut fleet: Fleet) -> Result<u8, Error> {
         let end = tokio::select! {
             which = self.signals.next_stop() => {
                 tracing::info!("{which}: shipping what is captured, for at most {:?}", self.shutdown_timeout);
                 None
             }
-            error = all_ended(&all) => Some(error),
+            error = fleet.ended() => Some(error),
         };
         self.stops_asked += u32::from(end.is_none());
-        let stopped = self.stop(all).await;
+        let stopped = self.stop(fleet).await;
         match end {
             // That it could not ship everything either is no news then.
             Some(error) => Err(error),
@@ -157,33 +133,33 @@ impl Run {
         }
     }
 
-    async fn once(mut self, all: Vec<Working>) -> Result<u8, Error> {
+    async fn once(mut self, fleet: Fleet) -> Result<u8, Error> {
         let settled = tokio::select! {
-            settled = once::settle_all(&all) => settled,
+            settled = once::settle_all(&fleet.all) => settled,
             which = self.signals.next_stop() => {
                 self.stops_asked += 1;
                 Err(Error::failed(format!("{which} before every replica was level with its database"))
                     .next_step("run it again: it goes on where it was"))
             }
         };
-        let stopped = self.stop(all).await;
+        let stopped = self.stop(fleet).await;
         settled.and(stopped).map(|()| super::DONE)
     }
 
-    async fn with_command(mut self, all: Vec<Working>, args: &RunArgs, command: &[OsString]) -> Result<u8, Error> {
-        for working in &all {
+    async fn with_command(mut self, mut fleet: Fleet, args: &RunArgs, command: &[OsString]) -> Result<u8, Error> {
+        for working in &fleet.all {
             tokio::select! {
                 ready = ready(working) => ready?,
                 which = self.signals.next_stop() => {
                     tracing::info!("{which} before the command was started");
                     self.stops_asked += 1;
-                    self.stop(all).await?;
+                    self.stop(fleet).await?;
                     return Ok(128 + which as u8);
                 }
             }
         }
         if args.label_before_start {
-            before_start::label(&all).await?;
+            before_start::label(&fleet.all).await?;
         }
         let mut child = Supervised::start(command)?;
         tracing::info!(command = %command[0].to_string_lossy(), "started");
@@ -195,7 +171,7 @@ impl Run {
                     self.stops_asked += u32::from(STOPPING.contains(&which));
                     child.forward(which);
                 }
-                error = all_ended(&all), if !replication_ended => {
+                error = fleet.ended(), if !replication_ended => {
                     // The application is worth more than its replica: it goes on, and the exit code will tell.
                     replication_ended = true;
                     tracing::error!("NOTHING IS REPLICATED ANY MORE; the command goes on. {}", error.report());
@@ -204,7 +180,7 @@ impl Run {
         };
         let code = exit_code(status);
         tracing::info!(code, "the command ended; shipping what is captured, for at most {:?}", self.shutdown_timeout);
-        match self.stop(all).await {
+        match self.stop(fleet).await {
             Ok(()) => Ok(code),
             Err(error) if code == 0 => Err(Error::new(ExitCode::FinalSync, error.to_string())
                 .next_step(error.advice().unwrap_or_default().to_owned())),
@@ -217,26 +193,13 @@ impl Run {
 
     /// A last look at every database, and everything shipped, within the shutdown time-out; a second TERM or INT ends it
     /// at once.
-    async fn stop(&mut self, all: Vec<Working>) -> Result<(), Error> {
+    async fn stop(&mut self, mut fleet: Fleet) -> Result<(), Error> {
         self.notifier.iter().for_each(|notifier| notifier.stopping());
-        self.scheduled.stop().await;
-        let timeout = self.shutdown_timeout;
-        let mut stopping = Vec::new();
-        for working in all {
-            let Working { path, state_dir, replicator, reporter, end_of_report, .. } = working;
-            let progress = tokio::spawn(report::final_sync(replicator.status().clone()));
-            let stop = tokio::spawn(async move {
-                let report = replicator.stop(timeout).await;
-                progress.abort();
-                // What happened last is told before the end is.
-                end_of_report.send(()).ok();
-                reporter.await.ok();
-                report
-            });
-            stopping.push((path, state_dir, stop));
-        }
+        fleet.stop_scheduled().await;
+        let mut stopping = std::mem::take(&mut fleet.resting);
+        stopping.extend(std::mem::take(&mut fleet.all).into_iter().map(|working| working.stop(self.shutdown_timeout)));
         let mut first_error = None;
-        for (path, state_dir, mut stop) in stopping {
+        for Stopping { path, state_dir, report: mut stop } in stopping {
             let report = loop {
                 tokio::select! {
                     report = &mut stop => break report.ok(),
@@ -255,45 +218,6 @@ impl Run {
         }
         first_error.map_or(Ok(()), Err)
     }
-}
-
-fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
-    let s = &database.settings;
-    let settings = Settings {
-        path: database.path.clone(),
-        name: database.name.clone(),
-        state_dir: database.state_dir.clone(),
-        sync_interval: s.sync_interval,
-        segment_size: s.segment_size,
-        poll_interval: s.poll_interval,
-        snapshots: s.snapshots,
-        snapshot_schedule: s.schedule.snapshot.clone(),
-        spool_limit: s.spool_limit,
-        retention: database.replicas.iter().map(|replica| database.policy(replica)).collect(),
-        aims: s.aims(),
-        ..Settings::new(&database.path)
-    };
-    let (mut replicas, mut requests) = (Vec::new(), Vec::new());
-    for replica in &database.replicas {
-        let beside = if database.default_replica { " (no replica was named: beside the database)" } else { "" };
-        tracing::info!(database = %database.path.display(), "replicating to {}{beside}", replica.shown_url());
-        let opened = open_counted(replica)?;
-        replicas.push((replica.shown_url().to_owned(), opened.store));
-        requests.push(opened.requests);
-    }
-    let replicator = Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| match error {
-        StartError::Locked { .. } => Error::new(ExitCode::Refused, error.to_string())
-            .next_step("stop the other process, or give this one another database"),
-        StartError::StateDir { .. } => {
-            Error::failed(error.to_string()).next_step("make it writable, or set state-dir in the configuration")
-        }
-    })?;
-    let (end_of_report, end) = oneshot::channel();
-    let (path, state_dir) = (database.path.clone(), database.state_dir.clone());
-    // Ends with the replicator's status.
-    tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
-    let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
-    Ok(Working { path, state_dir, replicator, requests, reporter, end_of_report })
 }
 
 /// Runs a replicator for as long as `work` takes, where none runs already.
@@ -336,40 +260,6 @@ async fn settled(status: &Status) -> State {
     };
     status.wait_for(|now| is_settled(&now.state)).await;
     status.state()
-}
-
-/// The control socket. Replication matters more than being asked about it.
-fn listen(all: &[Working]) -> Option<Control> {
-    let one =
-        |working: &Working| (working.path.clone(), working.state_dir.clone(), working.replicator.handle().clone());
-    match control::listen(all.iter().map(one).collect()) {
-        Ok(control) => Some(control),
-        Err(error) => {
-            tracing::warn!(
-                "no control socket: {error}; `replicate sync`, `snapshot` and `status` cannot ask this process"
-            );
-            None
-        }
-    }
-}
-
-/// Waits until no database is replicated any more; the first one's reason.
-async fn all_ended(all: &[Working]) -> Error {
-    let mut first = None;
-    for working in all {
-        let end = working.replicator.failed().await;
-        first.get_or_insert_with(|| {
-            let exit = match end {
-                Final::Fenced(_) | Final::Refused(_) => ExitCode::Refused,
-                Final::Failed(_) => ExitCode::Failed,
-            };
-            Error::new(exit, format!("{} is not replicated any more", working.path.display())).because(end)
-        });
-    }
-    match first {
-        Some(error) => error,
-        None => std::future::pending().await,
-    }
 }
 
 /// `None`: it was ended before it could say how far it came.

@@ -35,7 +35,7 @@ impl Source {
         let path = Path::new(source);
         if !source.contains("://") {
             if let Some(database) = config.find(path)? {
-                return Ok(Source::configured(database));
+                return Ok(Source::configured(&database));
             }
             let beside = DatabaseConfig::new(path, config).ok().filter(|d| Path::new(&d.replicas[0].url).is_dir());
             if let Some(database) = beside

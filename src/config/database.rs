@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_yaml_ng::Value;
 
 use super::fields::{Fields, ShareOrSize};
+use super::group::fill_in;
 use super::proofs::{self, DrillSettings, VerifySettings};
 use super::{Config, ConfigError, Retention, Schedule, schedule};
 use crate::error::Error;
@@ -209,7 +210,7 @@ impl DatabaseConfig {
             }
             let at = fields.path_to("replicas");
             let each = items.into_iter().enumerate();
-            let replicas = each.map(|(i, item)| ReplicaConfig::read(item, &format!("{at}[{i}]")));
+            let replicas = each.map(|(i, item)| ReplicaConfig::read(item, &format!("{at}[{i}]"), &database.path));
             database.replicas = replicas.collect::<Result<_, _>>()?;
             database.default_replica = false;
         }
@@ -255,7 +256,8 @@ impl ReplicaConfig {
         }
     }
 
-    fn read(item: Value, at: &str) -> Result<ReplicaConfig, ConfigError> {
+    /// `path` is that of the database, for a URL that asks for it.
+    fn read(item: Value, at: &str, path: &Path) -> Result<ReplicaConfig, ConfigError> {
         let mut fields = match item {
             // A URL alone is enough.
             Value::String(url) => {
@@ -265,9 +267,7 @@ impl ReplicaConfig {
             item => Fields::new(item, at, &REPLICA_KEYS)?,
         };
         let url = fields.text("url")?.ok_or_else(|| ConfigError::at(at, "needs the key `url`"))?;
-        if let Some(placeholder) = ["{name}", "{path}"].into_iter().find(|p| url.contains(p)) {
-            return Err(fields.error("url", format!("{placeholder} is not available in this version; write it out")));
-        }
+        let url = fill_in(&url, path).map_err(|problem| fields.error("url", problem))?;
         let mut options = StoreOptions {
             endpoint: fields.text("endpoint")?,
             region: fields.text("region")?,

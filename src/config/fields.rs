@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_yaml_ng::{Mapping, Value};
 
+use super::ConfigError;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use super::{ConfigError, LATER};
 
 /// The way to a key, as it is written in messages.
 pub fn join(path: &str, key: &str) -> String {
@@ -140,9 +140,6 @@ pub enum ShareOrSize {
 }
 
 fn unknown_key(path: &str, key: &str, known: &[&str]) -> ConfigError {
-    if let Some((_, what)) = LATER.iter().find(|(later, _)| *later == key) {
-        return ConfigError::at(&join(path, key), format!("is not available in this version ({what}); remove it"));
-    }
     let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(known, key));
     let near = nearest.filter(|near| strsim::damerau_levenshtein(near, key) <= 3.max(key.len() / 3));
     let hint = match near {

@@ -90,13 +90,12 @@ fn loss_30_unknown_keys_are_refused_with_the_nearest_known_one() {
     }
 }
 
-/// What this version does not do is refused by name, never accepted and ignored (loss 30).
+/// A database that is named by its path may have its name and path in a URL too.
 #[test]
-fn loss_30_keys_of_later_versions_are_refused() {
-    for text in ["databases: [{glob: /data/*.db}]", "databases: [{path: a, replicas: ['s3://b/{name}']}]"] {
-        let message = message(text);
-        assert!(message.contains("not available in this version"), "{message}");
-    }
+fn a_url_asks_for_the_name() {
+    let config = parse("databases: [{path: /data/a.db, replicas: ['s3://b/{name}/x', 'file:///m/{path}']}]").unwrap();
+    let urls: Vec<&str> = config.databases[0].replicas.iter().map(|replica| replica.url.as_str()).collect();
+    assert_eq!(urls, ["s3://b/a.db/x", "file:///m/data/a.db"]);
 }
 
 /// Retention is set for all, for a database or for one replica; the nearest says. Each rule reads as documented.

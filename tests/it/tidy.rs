@@ -22,6 +22,7 @@ const HOMES: [(&str, &[&str]); 21] = [
     ("aws_sdk_s3", &["src/store/s3"]),
     ("aws_smithy_types", &["src/store/s3"]),
     ("croner", &["src/cron"]),
+    ("glob", &["src/config/group"]),
     ("notify", &["src/watcher"]),
     ("hyper", &["src/web"]),
     ("hyper_util", &["src/web"]),

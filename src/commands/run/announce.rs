@@ -1,11 +1,11 @@
 //! What systemd is told of a running `run`.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::{Working, settled};
+use super::settled;
 use crate::config::Environment;
 use crate::status::{Status, StatusSnapshot};
 use crate::systemd::Notifier;
@@ -32,23 +32,27 @@ impl Drop for Announcing {
     }
 }
 
+/// Of the databases at work, as they come and go.
+pub type Statuses = Arc<RwLock<Vec<Status>>>;
+
 /// Ready when every database is captured, or will be from its first commit on; well as long as no capturing thread hangs.
-pub fn announce(notifier: Option<&Arc<Notifier>>, all: &[Working]) -> Announcing {
-    let statuses: Vec<Status> = all.iter().map(|working| working.replicator.status().clone()).collect();
+pub fn announce(notifier: Option<&Arc<Notifier>>, statuses: Statuses) -> Announcing {
     Announcing(notifier.cloned().map(|notifier| tokio::spawn(run(notifier, statuses))))
 }
 
-async fn run(notifier: Arc<Notifier>, statuses: Vec<Status>) {
-    for status in &statuses {
-        settled(status).await;
+async fn run(notifier: Arc<Notifier>, statuses: Statuses) {
+    let at_work = || statuses.read().unwrap_or_else(PoisonError::into_inner).clone();
+    for status in at_work() {
+        settled(&status).await;
     }
-    let mut told = summary(&statuses);
+    let mut told = summary(&at_work());
     notifier.ready(&told);
     let Some(watchdog) = notifier.watchdog() else { return };
     // Half of it, as its manual advises.
     let mut ticks = tokio::time::interval((watchdog / 2).max(Duration::from_millis(1)));
     loop {
         ticks.tick().await;
+        let statuses = at_work();
         if !statuses.iter().any(|status| status.snapshot().hangs()) {
             notifier.well();
         }

@@ -3,7 +3,8 @@
 //! One at a time in the whole process. What could not be done in time, because another one was at work or the machine was asleep, is done
 //! once as soon as possible, however often it was due. Nothing that goes wrong here ends anything.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,39 +80,50 @@ impl Due {
 }
 
 /// The work of all databases.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scheduled {
-    tasks: Vec<JoinHandle<()>>,
+    /// One at a time.
+    turn: Arc<Semaphore>,
+    tasks: BTreeMap<PathBuf, JoinHandle<()>>,
+}
+
+impl Default for Scheduled {
+    fn default() -> Self {
+        Scheduled { turn: Arc::new(Semaphore::new(1)), tasks: BTreeMap::new() }
+    }
 }
 
 impl Scheduled {
-    /// Begins with what is configured, for each database with its status.
-    pub fn start<'a>(all: impl Iterator<Item = (&'a DatabaseConfig, Status)>) -> Scheduled {
-        let turn = Arc::new(Semaphore::new(1));
+    /// Begins with what is configured for a database.
+    pub fn add(&mut self, database: &DatabaseConfig, status: Status) {
         let clock = system_clock();
-        let mut tasks = Vec::new();
-        for (database, status) in all {
-            let schedule = &database.settings.schedule;
-            let crons = [(Work::Verify, &schedule.verify), (Work::Drill, &schedule.drill)];
-            let due = |(work, cron): (Work, &Option<Cron>)| Some(Due::new(work, cron.clone()?, clock()));
-            let due: Vec<Due> = crons.into_iter().filter_map(due).collect();
-            if due.is_empty() {
-                continue;
-            }
-            let (database, turn, clock) = (database.clone(), turn.clone(), clock.clone());
-            tasks.push(tokio::spawn(Worker { database, status, turn, clock, look: LOOK, due }.run()));
+        let schedule = &database.settings.schedule;
+        let crons = [(Work::Verify, &schedule.verify), (Work::Drill, &schedule.drill)];
+        let due = |(work, cron): (Work, &Option<Cron>)| Some(Due::new(work, cron.clone()?, clock()));
+        let due: Vec<Due> = crons.into_iter().filter_map(due).collect();
+        if due.is_empty() {
+            return;
         }
-        Scheduled { tasks }
+        let (path, database, turn) = (database.path.clone(), database.clone(), self.turn.clone());
+        let worker = Worker { database, status, turn, clock, look: LOOK, due };
+        self.tasks.insert(path, tokio::spawn(worker.run()));
+    }
+
+    /// Of a database that is gone.
+    pub fn remove(&mut self, path: &Path) {
+        if let Some(task) = self.tasks.remove(path) {
+            task.abort();
+        }
     }
 
     /// Ends what is under way; its scratch directory is removed.
     pub async fn stop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.values() {
             task.abort();
         }
         let tasks = std::mem::take(&mut self.tasks);
         let ended = async {
-            for task in tasks {
+            for task in tasks.into_values() {
                 // Cancelled, or ended before.
                 task.await.ok();
             }

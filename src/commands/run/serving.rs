@@ -2,9 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::Working;
 use crate::error::Error;
-use crate::web::{Bound, Server, Watched};
+use crate::web::{Bound, Server};
 
 /// Takes the address before anything else is done, so that one that is not free is told at once.
 pub fn start(address: SocketAddr) -> Result<Server, Error> {
@@ -21,14 +20,4 @@ pub fn start(address: SocketAddr) -> Result<Server, Error> {
     let server = bound.serve().map_err(failed)?;
     tracing::info!("serving http://{own}/metrics, /healthz, /readyz and /status");
     Ok(server)
-}
-
-/// What is told of the databases that were started.
-pub fn watched(all: &[Working]) -> Vec<Watched> {
-    let one = |working: &Working| Watched {
-        path: working.path.clone(),
-        handle: working.replicator.handle().clone(),
-        requests: working.requests.clone(),
-    };
-    all.iter().map(one).collect()
 }
