@@ -14,7 +14,7 @@ use crate::cli::{DemoArgs, DemoWriterArgs};
 use crate::config::units::show_duration;
 use crate::engine::EngineKind;
 use crate::engine::sqlite;
-use crate::engine::workload::{Pace, WorkloadError, read_ledger};
+use crate::engine::workload::{Entry, Pace, WorkloadError, read_ledger};
 use crate::error::Error;
 use crate::position::TimeMs;
 use crate::replicator::{Replicator, Settings};
@@ -27,6 +27,8 @@ mod proof;
 /// Fast enough that the lag can be seen to be small, slow enough to be an ordinary setting.
 const SYNC_INTERVAL: Duration = Duration::from_millis(250);
 const REFRESH: Duration = Duration::from_millis(500);
+/// From a commit to the moment that capture notes for it, at most.
+const SEEN_WITHIN_MS: u64 = 1000;
 /// Bound for everything that must happen beside the writing itself.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -129,9 +131,7 @@ async fn show_one(scene: Scene, seconds: u32) -> Result<(), Error> {
     let url = scene.replica.display().to_string();
     let store = store::open(&url, &StoreOptions::default()).map_err(|error| Error::failed(error.to_string()))?;
     let replicator = start_replicator(&scene, store.clone())?;
-    watch(&scene, &replicator, &mut writer, seconds).await?;
-
-    let middle = middle_of(&replicator)?;
+    let middle = watch(&scene, &replicator, &mut writer, seconds).await?;
     replicator.sync(PATIENCE).await.map_err(|error| Error::failed(error.to_string()))?;
     print("\nRestoring to a moment in the middle, while the writer goes on:\n")?;
     proof::to_moment(&scene, store.clone(), middle).await?;
@@ -166,8 +166,8 @@ fn start_replicator(scene: &Scene, store: Arc<dyn Store>) -> Result<Replicator, 
     Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| Error::failed(error.to_string()))
 }
 
-/// Shows where everything stands until the time is over and there is a middle to go back to.
-async fn watch(scene: &Scene, replicator: &Replicator, writer: &mut Child, seconds: u32) -> Result<(), Error> {
+/// Shows where everything stands until the time is over and there is a middle to go back to: that moment.
+async fn watch(scene: &Scene, replicator: &Replicator, writer: &mut Child, seconds: u32) -> Result<TimeMs, Error> {
     let began = Instant::now();
     let length = Duration::from_secs(seconds.into());
     let on_terminal = std::io::stdout().is_terminal();
@@ -178,10 +178,10 @@ async fn watch(scene: &Scene, replicator: &Replicator, writer: &mut Child, secon
             end = replicator.failed() => return Err(Error::failed("replication failed").because(end)),
         }
         let status = replicator.status().snapshot();
-        let written = read_ledger(&scene.ledger).map_or(0, |entries| entries.len());
-        show(on_terminal, &line(began.elapsed(), written, &status))?;
-        if began.elapsed() >= length && middle_of(replicator).is_ok() {
-            return if on_terminal { print("\n") } else { Ok(()) };
+        let entries = read_ledger(&scene.ledger).unwrap_or_default();
+        show(on_terminal, &line(began.elapsed(), entries.len(), &status))?;
+        if let (true, Some(middle)) = (began.elapsed() >= length, middle_of(&status, &entries)) {
+            return if on_terminal { print("\n").map(|()| middle) } else { Ok(middle) };
         }
         if began.elapsed() > length + PATIENCE {
             return Err(Error::failed(format!("no snapshot after {PATIENCE:?}: {:?}", status.state)));
@@ -206,14 +206,13 @@ fn show(on_terminal: bool, line: &str) -> Result<(), Error> {
     if on_terminal { print(&format!("\r\x1b[K{line}")) } else { print(&format!("{line}\n")) }
 }
 
-/// Halfway between the first moment that can be restored and the newest commit.
-fn middle_of(replicator: &Replicator) -> Result<TimeMs, Error> {
-    let status = replicator.status().snapshot();
-    let first = status.replicas.first().and_then(|replica| replica.snapshot).map(|(_, time)| time);
-    match (first, status.captured_time) {
-        (Some(first), Some(last)) if last > first => Ok(TimeMs(first.0 + (last.0 - first.0) / 2)),
-        _ => Err(Error::failed("there is no snapshot yet")),
-    }
+/// Halfway between the first moment that can be restored and the newest commit, once the writer's first transaction, which a slow
+/// machine makes late, was certainly seen before that.
+fn middle_of(status: &StatusSnapshot, entries: &[Entry]) -> Option<TimeMs> {
+    let first = status.replicas.first().and_then(|replica| replica.snapshot).map(|(_, time)| time)?;
+    let middle = TimeMs(first.0 + status.captured_time?.0.checked_sub(first.0)? / 2);
+    let recorded = entries.first()?.after.0.saturating_add(SEEN_WITHIN_MS);
+    (middle.0 > recorded).then_some(middle)
 }
 
 /// The writer's process: writes until its input ends.

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Outside crates and the only places that may name them.
-const HOMES: [(&str, &[&str]); 21] = [
+const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/engine/sqlite"]),
     ("duckdb", &["src/engine/duckdb"]),
     ("aws_config", &["src/store/s3"]),
