@@ -27,7 +27,7 @@ pub use retention::Retention;
 pub use schedule::Schedule;
 use units::parse_address;
 
-const TOP_KEYS: [&str; 5] = ["listen", "state-dir", "shutdown-timeout", "defaults", "databases"];
+const TOP_KEYS: [&str; 6] = ["listen", "state-dir", "shutdown-timeout", "on-error", "defaults", "databases"];
 /// Default of `shutdown-timeout`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -51,11 +51,22 @@ impl ConfigError {
     }
 }
 
+/// What becomes of an application whose databases are not replicated any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// It is worth more than its replica.
+    KeepRunning,
+    /// It gets TERM: what it would commit from now on would be on this machine only.
+    Stop,
+}
+
 /// Everything that was configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// How long a stop may take to ship what is captured.
     pub shutdown_timeout: Duration,
+    /// What becomes of the command of `run -- COMMAND` when nothing is replicated any more.
+    pub on_error: OnError,
     /// Where /metrics and the others are served.
     pub listen: Option<SocketAddr>,
     /// The directory that holds the state directories, where it is not beside each database.
@@ -71,6 +82,7 @@ impl Default for Config {
         let defaults = Settings::default();
         Config {
             shutdown_timeout: SHUTDOWN_TIMEOUT,
+            on_error: OnError::KeepRunning,
             listen: None,
             state_dir: None,
             defaults,
@@ -116,7 +128,12 @@ impl Config {
         let listen = top.text("listen")?;
         let listen = listen.map(|text| parse_address(&text).map_err(|problem| top.error("listen", problem)));
         let listen = listen.transpose()?;
-        let mut config = Config { shutdown_timeout, listen, state_dir, defaults, ..Config::default() };
+        let on_error = match top.text("on-error")?.as_deref() {
+            None | Some("keep-running") => OnError::KeepRunning,
+            Some("stop") => OnError::Stop,
+            Some(_) => return Err(top.error("on-error", "is neither keep-running nor stop")),
+        };
+        let mut config = Config { shutdown_timeout, on_error, listen, state_dir, defaults, ..Config::default() };
         for (index, entry) in entries.into_iter().enumerate() {
             let at = format!("databases[{index}]");
             match entry {

@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::systemd::VARIABLES;
+use reaper::Reaper;
+
+mod reaper;
 
 /// Signals that ask this process to stop.
 pub const STOPPING: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
@@ -78,6 +81,7 @@ pub struct Supervised {
     child: Child,
     /// Of the command; also that of its process group.
     group: Option<Pid>,
+    _reaper: Option<Reaper>,
 }
 
 impl Supervised {
@@ -92,7 +96,7 @@ impl Supervised {
                 .next_step("check the command after `--`: its path, and that it may be executed")
         })?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        Ok(Supervised { child, group })
+        Ok(Supervised { child, group, _reaper: Reaper::start(group)? })
     }
 
     /// Sends a signal to everything in the command's process group.

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
-use crate::config::{Config, DatabaseConfig, Environment};
+use crate::config::{Config, DatabaseConfig, Environment, OnError};
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
@@ -101,7 +103,7 @@ impl Run {
         }
         match args.command.as_slice() {
             [] => self.until_stopped(fleet).await,
-            command => self.with_command(fleet, args, command).await,
+            command => self.with_command(fleet, args, command, config.on_error).await,
         }
     }
 
@@ -146,7 +148,13 @@ impl Run {
         settled.and(stopped).map(|()| super::DONE)
     }
 
-    async fn with_command(mut self, mut fleet: Fleet, args: &RunArgs, command: &[OsString]) -> Result<u8, Error> {
+    async fn with_command(
+        mut self,
+        mut fleet: Fleet,
+        args: &RunArgs,
+        command: &[OsString],
+        on_error: OnError,
+    ) -> Result<u8, Error> {
         for working in &fleet.all {
             tokio::select! {
                 ready = ready(working) => ready?,
@@ -163,7 +171,7 @@ impl Run {
         }
         let mut child = Supervised::start(command)?;
         tracing::info!(command = %command[0].to_string_lossy(), "started");
-        let mut replication_ended = false;
+        let mut replication_ended = None;
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status?,
@@ -171,16 +179,23 @@ impl Run {
                     self.stops_asked += u32::from(STOPPING.contains(&which));
                     child.forward(which);
                 }
-                error = fleet.ended(), if !replication_ended => {
-                    // The application is worth more than its replica: it goes on, and the exit code will tell.
-                    replication_ended = true;
-                    tracing::error!("NOTHING IS REPLICATED ANY MORE; the command goes on. {}", error.report());
+                error = fleet.ended(), if replication_ended.is_none() => {
+                    let what = if on_error == OnError::Stop { "is stopped" } else { "goes on" };
+                    tracing::error!("NOTHING IS REPLICATED ANY MORE; the command {what}. {}", error.report());
+                    if on_error == OnError::Stop {
+                        child.forward(Signal::SIGTERM);
+                    }
+                    replication_ended = Some(error);
                 }
             }
         };
         let code = exit_code(status);
         tracing::info!(code, "the command ended; shipping what is captured, for at most {:?}", self.shutdown_timeout);
-        match self.stop(fleet).await {
+        let stopped = self.stop(fleet).await;
+        if let Some(error) = replication_ended.filter(|_| on_error == OnError::Stop) {
+            return Err(error);
+        }
+        match stopped {
             Ok(()) => Ok(code),
             Err(error) if code == 0 => Err(Error::new(ExitCode::FinalSync, error.to_string())
                 .next_step(error.advice().unwrap_or_default().to_owned())),

@@ -180,6 +180,7 @@ fn impossible_values_are_refused() {
         ("databases: [{path: a, path: b}]", "duplicate"),
         ("databases: [{path: '${NONE}'}]", "NONE is not set"),
         ("a: [", "did not find"),
+        ("on-error: panic", "neither keep-running nor stop"),
         ("listen: nowhere", "`listen`: \"nowhere\" is not an address"),
         ("listen: 127.0.0.1:99999", "not an address"),
         ("defaults: {sync-interval: 1m, max-lag: 60s}", "longer than sync-interval"),

@@ -21,5 +21,6 @@ mod sqlite_source;
 mod store_contract;
 mod store_real_server;
 mod store_s3;
+mod supervisor;
 mod tidy;
 mod web;
