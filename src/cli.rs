@@ -15,7 +15,7 @@ mod live;
 
 pub use audit::{ManifestArgs, ManifestFormat};
 pub use drill::DrillArgs;
-pub use live::{LabelArgs, LabelCommand, LabelTexts, SnapshotArgs, StatusArgs, SyncArgs};
+pub use live::{LabelArgs, LabelCommand, LabelTexts, PauseArgs, ResumeArgs, SnapshotArgs, StatusArgs, SyncArgs};
 
 /// Printed below the help of every command.
 pub const EXIT_CODES: &str = "\
@@ -65,6 +65,10 @@ pub enum Command {
     Label(LabelArgs),
     /// Wait until everything that is committed now is in every replica.
     Sync(SyncArgs),
+    /// Let a running replicator let go of the database.
+    Pause(PauseArgs),
+    /// Let a paused replicator go on.
+    Resume(ResumeArgs),
     /// Show where a running replicator stands.
     Status(StatusArgs),
     /// Delete what no retention rule keeps.

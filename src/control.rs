@@ -40,9 +40,24 @@ pub enum Request {
     /// Where every database stands.
     Status,
     /// Answers when everything that was committed before is in every replica.
-    Sync { database: PathBuf, timeout_ms: u64 },
-    /// The same, with a snapshot of that commit or a later one in every replica.
-    Snapshot { database: PathBuf, timeout_ms: u64, label: Option<NewLabel> },
+    Sync {
+        database: PathBuf,
+        timeout_ms: u64,
+    },
+    /// Answers when the database was let go of.
+    Pause {
+        database: PathBuf,
+        timeout_ms: u64,
+    },
+    Resume {
+        database: PathBuf,
+    },
+    /// Like `Sync`, with a snapshot of that commit or a later one in every replica.
+    Snapshot {
+        database: PathBuf,
+        timeout_ms: u64,
+        label: Option<NewLabel>,
+    },
 }
 
 /// A label to be made.
@@ -55,10 +70,10 @@ pub struct NewLabel {
 impl Request {
     fn timeout(&self) -> Duration {
         match self {
-            Request::Status => Duration::ZERO,
-            Request::Sync { timeout_ms, .. } | Request::Snapshot { timeout_ms, .. } => {
-                Duration::from_millis(*timeout_ms)
-            }
+            Request::Status | Request::Resume { .. } => Duration::ZERO,
+            Request::Sync { timeout_ms, .. }
+            | Request::Pause { timeout_ms, .. }
+            | Request::Snapshot { timeout_ms, .. } => Duration::from_millis(*timeout_ms),
         }
     }
 }
@@ -184,6 +199,17 @@ async fn carry_out(request: Request, databases: &[(PathBuf, Handle)]) -> Answer 
         }
         Request::Sync { database, .. } => match find(database, databases) {
             Ok(handle) => handle.sync(timeout).await.map(|place| facts::place_value(&place)),
+            Err(answer) => return answer,
+        },
+        Request::Pause { database, .. } => match find(database, databases) {
+            Ok(handle) => handle.pause(timeout).await.map(|place| facts::place_value(&place)),
+            Err(answer) => return answer,
+        },
+        Request::Resume { database } => match find(database, databases) {
+            Ok(handle) => {
+                handle.resume();
+                return Answer::Done(json!({}));
+            }
             Err(answer) => return answer,
         },
         Request::Snapshot { database, label, .. } => {

@@ -104,6 +104,30 @@ pub struct SyncArgs {
     pub json: JsonArg,
 }
 
+/// Let a running replicator let go of the database.
+///
+/// After a last look every lock, connection and file of the database is given up, so that its application can do what it cannot while
+/// somebody is attached: leave WAL mode, lock it for itself, move it. Nothing is captured until `replicate resume`, or until the replicator is
+/// started again; what is committed meanwhile is then repaired from the file, as far as it cannot be read commit by commit.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct PauseArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub timeout: String,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// Let a paused replicator go on.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+}
+
 /// Show where a running replicator stands.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::source::Source;
 use super::{print, print_json};
-use crate::cli::{StatusArgs, SyncArgs};
+use crate::cli::{PauseArgs, ResumeArgs, StatusArgs, SyncArgs};
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{DatabaseConfig, Environment};
 use crate::control::{Answer, Request, ask};
@@ -48,6 +48,27 @@ pub fn execute_sync(args: &SyncArgs, environment: Environment<'_>) -> Result<(),
             place["txid"]
         )),
     }
+}
+
+pub fn execute_pause(args: &PauseArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let database = Source::live(&args.source, environment)?;
+    let timeout = parse_duration(&args.timeout).map_err(Error::usage)?;
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let place = running(&database, &Request::Pause { database: database.path.clone(), timeout_ms })?;
+    match args.json.on {
+        true => print_json(&place),
+        false => print(&format!(
+            "let go of {} after commit {}; nothing is captured until: replicate resume\n",
+            database.path.display(),
+            place["txid"]
+        )),
+    }
+}
+
+pub fn execute_resume(args: &ResumeArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let database = Source::live(&args.source, environment)?;
+    running(&database, &Request::Resume { database: database.path.clone() })?;
+    print(&format!("capture of {} goes on\n", database.path.display()))
 }
 
 pub fn execute_status(args: &StatusArgs, environment: Environment<'_>) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -37,7 +37,7 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
     let end = runtime.block_on(async {
         let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
         let (shutdown_timeout, notifier) = (config.shutdown_timeout, announce::notifier(environment));
-        Run { signals, stops_asked: 0, shutdown_timeout, notifier }.run(&args, &config).await
+        Run { signals, stops: Stops::default(), shutdown_timeout, notifier }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -74,10 +74,29 @@ fn engine_for(path: &Path) -> Result<Choice, Error> {
     }
 }
 
+/// TERM and INT so far: the second one ends at once.
+#[derive(Debug, Default)]
+struct Stops {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Stops {
+    /// One more was asked for; how many that makes. What stops a whole process group, or forwards what it gets, sends the same wish
+    /// twice within moments.
+    fn asked(&mut self) -> u32 {
+        let is_echo = self.last.is_some_and(|last| last.elapsed() < ECHO);
+        self.count += u32::from(!is_echo);
+        self.last.get_or_insert_with(Instant::now);
+        self.count
+    }
+}
+
+const ECHO: Duration = Duration::from_millis(300);
+
 struct Run {
     signals: Signals,
-    /// TERM and INT so far: the second one ends at once.
-    stops_asked: u32,
+    stops: Stops,
     shutdown_timeout: Duration,
     notifier: Option<Arc<Notifier>>,
 }
@@ -126,7 +145,9 @@ impl Run {
             }
             error = fleet.ended() => Some(error),
         };
-        self.stops_asked += u32::from(end.is_none());
+        if end.is_none() {
+            self.stops.asked();
+        }
         let stopped = self.stop(fleet).await;
         match end {
             // That it could not ship everything either is no news then.
@@ -139,7 +160,7 @@ impl Run {
         let settled = tokio::select! {
             settled = once::settle_all(&fleet.all) => settled,
             which = self.signals.next_stop() => {
-                self.stops_asked += 1;
+                self.stops.asked();
                 Err(Error::failed(format!("{which} before every replica was level with its database"))
                     .next_step("run it again: it goes on where it was"))
             }
@@ -160,7 +181,7 @@ impl Run {
                 ready = ready(working) => ready?,
                 which = self.signals.next_stop() => {
                     tracing::info!("{which} before the command was started");
-                    self.stops_asked += 1;
+                    self.stops.asked();
                     self.stop(fleet).await?;
                     return Ok(128 + which as u8);
                 }
@@ -176,7 +197,9 @@ impl Run {
             tokio::select! {
                 status = child.wait() => break status?,
                 which = self.signals.next() => {
-                    self.stops_asked += u32::from(STOPPING.contains(&which));
+                    if STOPPING.contains(&which) {
+                        self.stops.asked();
+                    }
                     child.forward(which);
                 }
                 error = fleet.ended(), if replication_ended.is_none() => {
@@ -219,8 +242,7 @@ impl Run {
                 tokio::select! {
                     report = &mut stop => break report.ok(),
                     which = self.signals.next_stop() => {
-                        self.stops_asked += 1;
-                        if self.stops_asked >= 2 {
+                        if self.stops.asked() >= 2 {
                             break None;
                         }
                         tracing::info!("{which}: already shipping the rest; once more ends at once");

@@ -80,6 +80,7 @@ pub fn state_word(state: &State) -> &'static str {
         State::FirstRead { .. } => "first-read",
         State::Running => "running",
         State::SpoolFull { .. } => "spool-full",
+        State::Paused => "paused",
         State::Stopped => "stopped",
         State::Failed(_) => "failed",
     }

@@ -30,6 +30,8 @@ const PAGE_MAP_DELAY: Duration = Duration::from_secs(5);
 const LAST_POLLS: usize = 1000;
 /// How long a last look waits for what keeps it from looking.
 const LAST_LOOK: Duration = Duration::from_secs(5);
+/// While paused, the thread wakes for commands; and this often, to show that it lives.
+const PAUSED_ROUND: Duration = Duration::from_secs(60);
 const LAST_LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Capture {
@@ -54,6 +56,8 @@ pub(super) struct Capture {
     /// The first is being served.
     copies: Vec<Copy>,
     syncs: Vec<oneshot::Sender<Place>>,
+    /// Somebody asked for the database to be let go of.
+    is_paused: bool,
 }
 
 /// Runs the thread to its end.
@@ -98,6 +102,7 @@ impl Capture {
             save_at: None,
             copies: Vec::new(),
             syncs: Vec::new(),
+            is_paused: false,
             shared,
         }
     }
@@ -111,6 +116,8 @@ impl Capture {
                     Command::Sync(answer) => self.syncs.push(answer),
                     Command::Copy(messages, before) => self.copies.push(Copy::new(messages, before)),
                     Command::NewGeneration(why) => self.new_generation(&why),
+                    Command::Pause(answer) => self.pause(answer),
+                    Command::Resume => self.go_on(),
                     Command::Stop(answer) => return self.stop(answer),
                 }
             }
@@ -129,6 +136,9 @@ impl Capture {
     /// One round: everything that is due.
     fn work(&mut self) {
         let now = Instant::now();
+        if self.is_paused {
+            return;
+        }
         if self.source.is_none() && now >= self.retry_at {
             self.attach();
         }
@@ -168,6 +178,9 @@ impl Capture {
 
     fn deadline(&self) -> Instant {
         let now = Instant::now();
+        if self.is_paused {
+            return now + PAUSED_ROUND;
+        }
         let can_copy = self.source.is_some() && self.copies.first().is_some_and(Copy::can_go);
         if can_copy && self.open.last().is_some() || self.source.is_some() && !self.syncs.is_empty() {
             return now;
@@ -340,6 +353,31 @@ impl Capture {
     }
 
     fn stop(mut self, answer: oneshot::Sender<Place>) {
+        let place = self.let_go();
+        self.shared.status.set_state(State::Stopped);
+        // Nobody may be waiting for the answer any more.
+        answer.send(place).ok();
+    }
+
+    fn pause(&mut self, answer: oneshot::Sender<Place>) {
+        let place = self.let_go();
+        // Its events are news for nobody.
+        self.watcher = None;
+        self.is_paused = true;
+        self.shared.status.set_state(State::Paused);
+        answer.send(place).ok();
+    }
+
+    fn go_on(&mut self) {
+        if self.is_paused {
+            self.is_paused = false;
+            self.shared.status.set_state(State::Starting);
+            self.retry_at = Instant::now();
+        }
+    }
+
+    /// A last look, and nothing of the database is held any more: where captured history ends.
+    fn let_go(&mut self) -> Place {
         let end = Instant::now() + LAST_LOOK;
         for _ in 0..LAST_POLLS {
             match self.poll() {
@@ -356,9 +394,7 @@ impl Capture {
         }
         self.detach();
         let place = self.open.place();
-        self.shared.status.set_state(State::Stopped);
-        // Nobody may be waiting for the answer any more.
-        answer.send(if place.txid == Txid::ZERO { Place::ZERO } else { place }).ok();
+        if place.txid == Txid::ZERO { Place::ZERO } else { place }
     }
 
     fn lose(&mut self, error: EngineError) {

@@ -73,6 +73,20 @@ impl Handle {
         self.within(timeout, wait).await
     }
 
+    /// A last look, then capture lets go of the database: of every lock, connection and file. It goes on with `resume`, or with the next
+    /// start. Answers where captured history ends; what is captured is shipped all the same.
+    pub async fn pause(&self, timeout: Duration) -> Result<Place, SyncError> {
+        let (answer, place) = oneshot::channel();
+        self.shared.command(Command::Pause(answer));
+        let wait = async { place.await.map_err(|_| Final::Failed("capture ended".to_owned())) };
+        self.within(timeout, wait).await
+    }
+
+    /// Capture goes on where it was paused.
+    pub fn resume(&self) {
+        self.shared.command(Command::Resume);
+    }
+
     /// `sync`, and every replica has a snapshot from which that can be restored.
     pub async fn settle(&self, timeout: Duration) -> Result<Place, SyncError> {
         let began = tokio::time::Instant::now();

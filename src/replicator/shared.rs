@@ -39,6 +39,10 @@ pub(super) enum Command {
     Copy(mpsc::Sender<CopyMessage>, Option<Arc<Base>>),
     /// No line suits every replica: a new generation, for this reason.
     NewGeneration(String),
+    /// A last look, then the database is let go of, with every lock and connection; answers with the last commit's place.
+    Pause(oneshot::Sender<Place>),
+    /// Capture goes on where it was paused.
+    Resume,
     /// A last look at the database; answers when everything is sealed and the thread is about to end.
     Stop(oneshot::Sender<Place>),
 }

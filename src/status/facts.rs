@@ -30,6 +30,8 @@ pub enum State {
         used_bytes: u64,
         limit_bytes: u64,
     },
+    /// Somebody asked capture to let go of the database; commits wait in it until it is resumed.
+    Paused,
     Stopped,
     /// Capture ended for good.
     Failed(String),

@@ -64,6 +64,7 @@ impl StatusSnapshot {
             State::SpoolFull { used_bytes, limit_bytes } => {
                 Some(format!("the spool is full ({used_bytes} of {limit_bytes} bytes): capture pauses"))
             }
+            State::Paused => Some("paused: nothing is captured until `replicate resume`".to_owned()),
             State::Stopped => Some("stopped".to_owned()),
             State::Failed(why) => Some(format!("capture ended: {why}")),
         }

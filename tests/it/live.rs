@@ -187,3 +187,38 @@ fn proven_by_the_clock() {
     assert!(live.state_dir().join("verified-0").exists());
     assert_eq!(live.sum_at("now"), 6);
 }
+
+/// A paused replicator holds nothing of the database: its application can leave WAL mode, which it cannot before. It says so, and goes on
+/// with everything that was committed meanwhile.
+#[test]
+fn a_paused_replicator_lets_go() {
+    let live = Live::new();
+    let replicator = live.start("20ms");
+    live.insert(1);
+    live.done(&["sync"], &["--timeout", "30s"]);
+    let mode =
+        |mode: &str| live.app.query_row(&format!("PRAGMA journal_mode={mode}"), [], |row| row.get::<_, String>(0));
+    assert!(mode("DELETE").is_err(), "somebody is attached");
+    live.insert(2);
+    live.done(&["pause"], &["--timeout", "30s"]);
+    let state = || {
+        let status: Value = serde_json::from_str(&live.done(&["status"], &["--json"])).expect("JSON");
+        (status["databases"][0]["state"].as_str().map(str::to_owned), status["databases"][0]["ready"].clone())
+    };
+    assert_eq!(state(), (Some("paused".to_owned()), Value::Bool(false)));
+    // What was committed before is captured, and shipped all the same.
+    assert!(eventually(Duration::from_secs(60), || live.sum_at("now") == 3));
+    assert_eq!(mode("DELETE").expect("nobody is attached"), "delete");
+    live.insert(4);
+    assert_eq!(mode("WAL").expect("nobody is attached"), "wal");
+    live.insert(8);
+    assert_eq!(live.code(&["sync"], &["--timeout", "1s"]), Some(1), "nothing is captured");
+    live.done(&["resume"], &[]);
+    live.done(&["sync"], &["--timeout", "60s"]);
+    assert_eq!(live.sum_at("now"), 15);
+    live.done(&["resume"], &[]);
+    live.insert(16);
+    live.done(&["sync"], &["--timeout", "60s"]);
+    assert_eq!((live.sum_at("now"), state().0), (31, Some("running".to_owned())));
+    stop(replicator, "replicate run");
+}

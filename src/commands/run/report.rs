@@ -95,6 +95,7 @@ fn tell_state(name: &str, now: &StatusSnapshot) {
             limit_bytes,
             "THE SPOOL IS FULL: capture pauses until a replica takes something; raise spool-limit to bridge longer outages"
         ),
+        State::Paused => tracing::warn!(database = name, "PAUSED: nothing is captured until `replicate resume`"),
         State::Failed(why) => tracing::error!(database = name, "CAPTURE ENDED: {why}"),
     }
 }
