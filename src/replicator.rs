@@ -233,6 +233,8 @@ impl Replicator {
     /// A last look at the database, then everything is shipped, within `timeout`.
     pub async fn stop(mut self, timeout: Duration) -> StopReport {
         let deadline = tokio::time::Instant::now() + timeout;
+        // Some of the time is left for what is captured meanwhile.
+        tokio::time::timeout(timeout / 4 * 3, self.wait_for_first_snapshots()).await.ok();
         let (answer, place) = oneshot::channel();
         self.handle.shared.command(Command::Stop(answer));
         let captured = match tokio::time::timeout_at(deadline, place).await {
@@ -255,7 +257,9 @@ impl Replicator {
             task.await.ok();
         }
         let replicas = self.status().snapshot().replicas.into_iter().map(|replica| {
-            let complete = captured.is_some_and(|place| replica.shipped >= place) && !replica.state.is_final();
+            let is_restorable = captured == Some(Place::ZERO) || replica.snapshot.is_some();
+            let is_shipped = captured.is_some_and(|place| replica.shipped >= place);
+            let complete = is_shipped && is_restorable && !replica.state.is_final();
             (replica.name, replica.shipped, complete)
         });
         StopReport { captured, replicas: replicas.collect() }

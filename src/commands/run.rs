@@ -319,7 +319,7 @@ fn judge(path: &Path, state_dir: &Path, report: Option<StopReport>) -> Result<()
     let behind = report.replicas.iter().filter(|(_, _, complete)| !complete);
     let behind: Vec<_> = behind.map(|(name, place, _)| format!("{name} has commit {}", place.txid.0)).collect();
     failed(format!(
-        "{}: not everything was shipped in time: captured commit {captured}, {}",
+        "{}: not everything was shipped in time, or a first snapshot is not whole yet: captured commit {captured}, {}",
         path.display(),
         behind.join(", ")
     ))

@@ -98,6 +98,18 @@ impl Handle {
         self.within(timeout.saturating_sub(began.elapsed()), wait).await
     }
 
+    /// A replica without a whole snapshot cannot be restored, and only while capture goes on can one be made.
+    pub(super) async fn wait_for_first_snapshots(&self) {
+        let can_come = |replica: &ReplicaStatus| {
+            matches!(replica.state, ReplicaState::Connecting | ReplicaState::Connected) && replica.snapshot.is_none()
+        };
+        let is_there = |status: &StatusSnapshot| {
+            let is_captured = matches!(status.state, State::Running | State::FirstRead { .. });
+            !is_captured || !status.replicas.iter().any(can_come)
+        };
+        self.status().wait_for(is_there).await;
+    }
+
     pub(super) async fn wait_for_shipped(&self, place: Place, with_snapshot: bool) -> Result<(), Final> {
         let is_there = |status: &StatusSnapshot| {
             let living = status.replicas.iter().filter(|replica| !replica.state.is_final());

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "restore",
     "list",
@@ -25,6 +25,8 @@ const COMMANDS: [&str; 15] = [
     "demo",
     "completions",
     "man",
+    "pause",
+    "resume",
 ];
 
 /// Without the variables of whoever runs the tests.
@@ -303,6 +305,8 @@ fn signals_stop_and_end() {
     let began = Instant::now();
     stop(&down);
     wait_for_line(&mut down, "shipping what is captured");
+    // Sooner, it would be an echo of the first one.
+    std::thread::sleep(Duration::from_millis(500));
     stop(&down);
     assert_eq!(down.wait().unwrap().code(), Some(1));
     // Not a measurement: without the second signal it would be the whole shutdown time-out of 30 s.

@@ -222,3 +222,19 @@ fn a_paused_replicator_lets_go() {
     assert_eq!((live.sum_at("now"), state().0), (31, Some("running".to_owned())));
     stop(replicator, "replicate run");
 }
+
+/// A command that ends before the first snapshot is whole: the end waits for it, because without one nothing could be restored.
+#[test]
+fn a_command_that_ends_at_once_leaves_a_replica_that_restores() {
+    let live = Live::new();
+    live.app.execute_batch("CREATE TABLE big(v); PRAGMA wal_autocheckpoint=0").expect("made");
+    for _ in 0..40 {
+        live.app.execute("INSERT INTO big VALUES (randomblob(1000000))", []).expect("inserted");
+    }
+    live.insert(3);
+    let mut run = live.rig.replicate();
+    run.arg("run").arg(&live.rig.database).arg(&live.rig.urls[0]).args(["--", "true"]);
+    let output = run.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(live.sum_at("now"), 3);
+}
