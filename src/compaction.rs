@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{Level, SegmentName};
-use crate::position::{TimeMs, Txid};
+use crate::position::{TimeMs, Txid, whole_ms};
 
 mod input;
 mod overlay;
@@ -148,7 +148,7 @@ impl Waiting {
 
     /// The oldest stretch of time at a level, once it is over.
     fn merge(&self, from: usize, now: TimeMs, policy: &Policy) -> Option<Job> {
-        let every_ms = u64::try_from(policy.merge_every[from - 1].as_millis()).unwrap_or(u64::MAX).max(1);
+        let every_ms = whole_ms(policy.merge_every[from - 1]).max(1);
         let stretch = |time: TimeMs| time.0 / every_ms;
         let run = self.run(from, policy, |a, b| stretch(a.time) == stretch(b.time))?;
         let is_over = run.inputs.first().is_some_and(|first| stretch(first.name.time) < stretch(now));

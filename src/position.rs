@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::extent::PageGrid;
 
@@ -109,6 +110,11 @@ impl FromStr for Txid {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         parse_hex(text, 16, "a txid (16 hexadecimal digits)").map(Txid)
     }
+}
+
+/// A length of time in the unit of moments; longer than any is the longest.
+pub fn whole_ms(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A moment: milliseconds since the Unix epoch, UTC. Displays and parses as 12 hexadecimal digits (48 bits).

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::label::LabelError;
-use crate::position::{Generation, TimeMs};
+use crate::position::{Generation, TimeMs, whole_ms};
 use crate::replica::{Marked, Replica, ReplicaError};
 use crate::restore::RestoreError;
 use crate::retention::{Decision, GenerationPlan, MAX_MARKED, Mark, Plan, Policy, plan, union, without};
@@ -117,7 +117,7 @@ impl<'a> Look<'a> {
             deleted: BTreeSet::new(),
             is_gone: false,
         };
-        let grace = u64::try_from(how.grace.as_millis()).unwrap_or(u64::MAX);
+        let grace = whole_ms(how.grace);
         for marked in marks {
             let age = how.now.0.checked_sub(marked.time.0);
             let is_too_young = how.too_young.contains(&marked.key(plan.generation));

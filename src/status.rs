@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid};
+use crate::position::{Commit, CommitKind, Generation, RepairReason, TimeMs, Txid, whole_ms};
 
 mod facts;
 mod health;
@@ -30,7 +30,7 @@ pub type Clock = Arc<dyn Fn() -> TimeMs + Send + Sync>;
 pub fn system_clock() -> Clock {
     Arc::new(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        TimeMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(TimeMs::MAX.0))
+        TimeMs(whole_ms(since).min(TimeMs::MAX.0))
     })
 }
 

@@ -11,6 +11,7 @@ use crate::config::units::{parse_duration, show_duration};
 use crate::config::{DatabaseConfig, Environment};
 use crate::control::{Answer, Request, ask};
 use crate::error::Error;
+use crate::position::whole_ms;
 
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -38,7 +39,7 @@ fn running(database: &DatabaseConfig, request: &Request) -> Result<Value, Error>
 pub fn execute_sync(args: &SyncArgs, environment: Environment<'_>) -> Result<(), Error> {
     let database = Source::live(&args.source, environment)?;
     let timeout = parse_duration(&args.timeout).map_err(Error::usage)?;
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let timeout_ms = whole_ms(timeout);
     let place = running(&database, &Request::Sync { database: database.path.clone(), timeout_ms })?;
     match args.json.on {
         true => print_json(&place),
@@ -53,7 +54,7 @@ pub fn execute_sync(args: &SyncArgs, environment: Environment<'_>) -> Result<(),
 pub fn execute_pause(args: &PauseArgs, environment: Environment<'_>) -> Result<(), Error> {
     let database = Source::live(&args.source, environment)?;
     let timeout = parse_duration(&args.timeout).map_err(Error::usage)?;
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let timeout_ms = whole_ms(timeout);
     let place = running(&database, &Request::Pause { database: database.path.clone(), timeout_ms })?;
     match args.json.on {
         true => print_json(&place),

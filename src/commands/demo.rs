@@ -16,7 +16,7 @@ use crate::engine::EngineKind;
 use crate::engine::sqlite;
 use crate::engine::workload::{Entry, Pace, WorkloadError, read_ledger};
 use crate::error::Error;
-use crate::position::TimeMs;
+use crate::position::{TimeMs, whole_ms};
 use crate::replicator::{Replicator, Settings};
 use crate::status::{StatusSnapshot, system_clock};
 use crate::store::{self, Store, StoreOptions};
@@ -196,7 +196,7 @@ fn line(elapsed: Duration, written: usize, status: &StatusSnapshot) -> String {
         "{:5.1} s   written {written:>5}   captured {:>5}   in the replica {shipped:>5}   lag {:>6}   {:>6} KiB stored",
         elapsed.as_secs_f64(),
         status.captured.0,
-        show_duration(Duration::from_millis(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))),
+        show_duration(Duration::from_millis(whole_ms(lag))),
         stored / 1024
     )
 }

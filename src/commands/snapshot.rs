@@ -15,6 +15,7 @@ use crate::config::units::parse_duration;
 use crate::control::{NewLabel, Request, snapshot};
 use crate::error::Error;
 use crate::label::{Description, MAX_TEXT, Retain};
+use crate::position::whole_ms;
 
 pub fn execute(args: &SnapshotArgs, environment: Environment<'_>) -> Result<(), Error> {
     let database = Source::live(&args.source, environment)?;
@@ -23,7 +24,7 @@ pub fn execute(args: &SnapshotArgs, environment: Environment<'_>) -> Result<(), 
         Some(name) => Some(NewLabel { name: name.to_string(), description: description(&args.texts, environment)? }),
         None => None,
     };
-    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let timeout_ms = whole_ms(timeout);
     let request = Request::Snapshot { database: database.path.clone(), timeout_ms, label: label.clone() };
     let taken = match asked(&database, &request)? {
         Some(taken) => taken,
@@ -70,7 +71,7 @@ fn retain(text: &str) -> Result<Retain, Error> {
         "until-verified" => Ok(Retain::UntilVerified),
         "forever" => Ok(Retain::Forever),
         text => parse_duration(text)
-            .map(|time: Duration| Retain::ForMs(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+            .map(|time: Duration| Retain::ForMs(whole_ms(time)))
             .map_err(|error| Error::usage(format!("--retain: until-verified, forever, or a duration: {error}"))),
     }
 }

@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::position::whole_ms;
+
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1000), ("m", 60 * 1000), ("h", 3600 * 1000), ("d", 24 * 3600 * 1000)];
 
@@ -82,8 +84,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str, &str)> {
 
 /// The shortest exact way to write a duration.
 pub fn show_duration(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    show(ms, &DURATION_UNITS)
+    show(whole_ms(duration), &DURATION_UNITS)
 }
 
 /// The shortest exact way to write a size, in binary units where they fit.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::position::TimeMs;
+use crate::position::{TimeMs, whole_ms};
 use crate::replicator::Handle;
 use crate::status::{Place, Proofs, ReplicaState, ReplicaStatus, State};
 
@@ -19,7 +19,7 @@ pub fn status_value(path: &Path, handle: &Handle) -> Value {
         "reason": state_reason(&status.state),
         "ready": troubles.is_empty(),
         "troubles": troubles,
-        "max_lag_ms": u64::try_from(status.aims.max_lag.as_millis()).unwrap_or(u64::MAX),
+        "max_lag_ms": whole_ms(status.aims.max_lag),
         "generation": status.generation.map(|generation| generation.to_string()),
         "captured": status.captured.0,
         "captured_time_ms": status.captured_time.map(|time| time.0),
@@ -46,7 +46,7 @@ fn replica_value(replica: &ReplicaStatus) -> Value {
         "state": state,
         "reason": reason,
         "shipped": replica.shipped.txid.0,
-        "lag_ms": u64::try_from(replica.lag.as_millis()).unwrap_or(u64::MAX),
+        "lag_ms": whole_ms(replica.lag),
         "lag_bytes": replica.lag_bytes,
         "stored_bytes": replica.shipped_bytes,
         "snapshot": replica.snapshot.map(|(txid, time)| {
@@ -63,7 +63,7 @@ fn proofs_value(proofs: &Proofs) -> Value {
         "running_since_ms": proofs.running_since.map(|time| time.0),
         "last_success_ms": proofs.last_success.map(|time| time.0),
         "last_failure": proofs.last_failure.as_ref().map(|(time, text)| json!({ "time_ms": time.0, "text": text })),
-        "last_duration_ms": proofs.last_duration.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        "last_duration_ms": proofs.last_duration.map(whole_ms),
         "successes": proofs.successes,
         "failures": proofs.failures,
         "failing": proofs.is_failing(),

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::record::Phase;
+use crate::position::whole_ms;
 use crate::restore::Progress;
 
 /// Hears what a restore is doing, and passes it on.
@@ -35,8 +36,7 @@ impl Stopwatch {
                 None => phases.push((name, took)),
             }
         }
-        let ms = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        phases.into_iter().map(|(name, took)| Phase { name: name.to_owned(), duration_ms: ms(took) }).collect()
+        phases.into_iter().map(|(name, took)| Phase { name: name.to_owned(), duration_ms: whole_ms(took) }).collect()
     }
 }
 

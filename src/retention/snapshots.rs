@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::policy::{Calendar, Count, Policy};
 use super::{GenerationView, Reason};
 use crate::layout::SnapshotName;
-use crate::position::{TimeMs, Txid};
+use crate::position::{TimeMs, Txid, whole_ms};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -84,7 +84,7 @@ fn number(unit: Calendar, time: TimeMs) -> u64 {
 }
 
 pub(super) fn before(time: TimeMs, duration: Duration) -> TimeMs {
-    TimeMs(time.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    TimeMs(time.0.saturating_sub(whole_ms(duration)))
 }
 
 /// A span of time up to the newest commit, in one generation.

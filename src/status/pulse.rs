@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::State;
-use crate::position::TimeMs;
+use crate::position::{TimeMs, whole_ms};
 
 /// A look, or a round of the thread, may come this much late before that means anything: machines pause.
 const TOLERANCE: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ pub(super) struct Pulse {
 }
 
 fn later(time: TimeMs, by: Duration) -> TimeMs {
-    TimeMs(time.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
+    TimeMs(time.0.saturating_add(whole_ms(by)))
 }
 
 fn since(time: TimeMs, now: TimeMs) -> Duration {

@@ -24,10 +24,10 @@ use replicate::restore::{Execution, Planner, Reading, Request, RestoreError, Res
 use replicate::retention::{Count, Policy};
 use replicate::store::Store;
 use replicate::store::file::FileStore;
-use replicate::verify::{Verification, verify};
 
 use crate::ledger::from_environment;
 use crate::ledger::rig::seed;
+use crate::replicator::compaction::nothing_is_found;
 use app::{Application, expected};
 
 /// Longer than anything takes; only a failing test waits for it.
@@ -234,7 +234,7 @@ async fn days(start: impl FnOnce(&Path) -> Option<Application>, name: &str, comm
     assert!(history.sample(Point::Newest).await);
     assert_eq!(history.known.last_key_value().map(|(_, &number)| number), Some(commits));
     assert!(replicator.stop(LONG).await.is_complete());
-    is_sound(&history).await;
+    nothing_is_found(history.store.clone(), TimeMs(history.clock.load(Ordering::SeqCst))).await;
     let of_level = |level: u8| held.segments.iter().filter(|segment| segment.name.level == Level(level)).count();
     let levels = [0, 1, 2, 3].map(of_level);
     println!(
@@ -247,20 +247,6 @@ async fn days(start: impl FnOnce(&Path) -> Option<Application>, name: &str, comm
     );
     assert!(levels[1..].iter().all(|&count| count > 0), "every level was made: {levels:?}");
     assert!(history.refused > 0, "something was pruned");
-}
-
-async fn is_sound(history: &History) {
-    let how = Verification {
-        deep: true,
-        sample: None,
-        max_age: None,
-        shipped: None,
-        jobs: 2,
-        now: TimeMs(history.clock.load(Ordering::SeqCst)),
-        progress: Arc::new(Silent),
-    };
-    let report = verify(&Reading::new(history.store.clone()), &how).await.expect("verified");
-    assert_eq!(report.findings, []);
 }
 
 /// Ten thousand commits of SQLite over three days and a half. `REPLICATE_HISTORY_COMMITS` sets another number.

@@ -1,6 +1,6 @@
 //! The replicator over a fake database and stores in memory: outages, restarts, crashes, other writers.
 
-mod compaction;
+pub mod compaction;
 mod crashes;
 mod deltas;
 mod fake;

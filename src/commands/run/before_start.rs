@@ -6,7 +6,7 @@ use super::Working;
 use crate::error::Error;
 use crate::label::{Description, Retain};
 use crate::layout::LabelName;
-use crate::position::ParseError;
+use crate::position::{ParseError, whole_ms};
 use crate::restore::point::format_time;
 use crate::status::{State, system_clock};
 
@@ -24,7 +24,7 @@ pub async fn label(all: &[Working]) -> Result<(), Error> {
         ticket: None,
         purpose: Some("the state before the command started".to_owned()),
         description: None,
-        retain: Retain::ForMs(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX)),
+        retain: Retain::ForMs(whole_ms(KEPT)),
     };
     for working in all {
         if working.replicator.status().state() != State::Running {

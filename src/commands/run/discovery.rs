@@ -90,11 +90,13 @@ impl Discovery {
             // What is made between the two is seen by the next whole look.
             self.directories.extend(directories.into_iter().map(|path| (path.clone(), changed_at(&path))));
             for path in files {
-                if !found.insert(path.clone()) || self.config.databases.iter().any(|named| named.path == path) {
+                if !found.insert(path.clone()) {
                     continue;
                 }
                 match self.known.get_mut(&path) {
                     Some(known) => known.missing = 0,
+                    // It has an entry of its own.
+                    None if self.config.databases.iter().any(|named| named.path == path) => {}
                     None => changes.appeared.extend(self.meet(number, path)),
                 }
             }

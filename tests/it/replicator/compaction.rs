@@ -9,7 +9,7 @@ use replicate::checksum::page_hash;
 use replicate::compaction::Policy;
 use replicate::inventory::{Inventory, Listed};
 use replicate::layout::{Level, ObjectName, SegmentName};
-use replicate::position::{Generation, Txid};
+use replicate::position::{Generation, TimeMs, Txid};
 use replicate::replica::Replica;
 use replicate::replicator::Replicator;
 use replicate::restore::Reading;
@@ -63,16 +63,21 @@ async fn remove(store: &TestStore, segments: &[Listed<SegmentName>]) {
 }
 
 async fn is_sound(store: &TestStore) {
+    nothing_is_found(Arc::new(store.clone()), TimeMs(0)).await;
+}
+
+/// Reading everything finds nothing wrong.
+pub async fn nothing_is_found(store: Arc<dyn Store>, now: TimeMs) {
     let how = Verification {
         deep: true,
         sample: None,
         max_age: None,
         shipped: None,
         jobs: 2,
-        now: replicate::position::TimeMs(0),
+        now,
         progress: Arc::new(replicate::restore::Silent),
     };
-    let report = verify(&Reading::new(Arc::new(store.clone())), &how).await.expect("verified");
+    let report = verify(&Reading::new(store), &how).await.expect("verified");
     assert_eq!(report.findings, []);
 }
 
