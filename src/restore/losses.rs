@@ -14,13 +14,12 @@ pub fn is_held(inventory: &Inventory, txid: Txid) -> bool {
         || inventory.segments.iter().any(|s| (s.name.first..=s.name.last).contains(&txid))
 }
 
-/// Is this commit only within what was merged, where none but the last can be restored?
+/// Is this commit within what was merged, where none but the last can be restored? Segments that hold it exactly may be
+/// left: they are deleted one after another.
 pub fn is_merged(inventory: &Inventory, txid: Txid) -> bool {
-    let holds = |exact: bool| {
-        let of_kind = inventory.segments.iter().filter(move |s| (s.name.level <= EVERY_COMMIT) == exact);
-        of_kind.map(|s| s.name).any(|name| (name.first..=name.last).contains(&txid))
-    };
-    !inventory.snapshots.iter().any(|s| s.name.txid == txid) && !holds(true) && holds(false)
+    let mut merged = inventory.segments.iter().map(|s| s.name).filter(|name| name.level > EVERY_COMMIT);
+    !inventory.snapshots.iter().any(|s| s.name.txid == txid)
+        && merged.any(|name| (name.first..name.last).contains(&txid))
 }
 
 /// Says when a time lies where single commits were not captured: the commit before them is exact, and yet not all.

@@ -34,8 +34,8 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Planner {
     reading: Reading,
-    broken: BTreeSet<ObjectName>,
-    problems: Vec<String>,
+    /// What is wrong with each.
+    broken: BTreeMap<ObjectName, String>,
 }
 
 /// A generation with what is known of it.
@@ -50,22 +50,46 @@ struct History {
 
 impl Planner {
     pub fn new(reading: Reading) -> Planner {
-        Planner { reading, broken: BTreeSet::new(), problems: Vec::new() }
+        Planner { reading, broken: BTreeMap::new() }
     }
 
     /// From now on, no plan uses `object`.
     pub fn avoid(&mut self, object: ObjectName, problem: String) {
-        if self.broken.insert(object) {
-            self.problems.push(problem);
-        }
+        self.broken.entry(object).or_insert(problem);
+    }
+
+    fn broken(&self) -> BTreeSet<ObjectName> {
+        self.broken.keys().copied().collect()
     }
 
     pub fn has_given_up(&self) -> bool {
         self.broken.len() >= MAX_BROKEN_OBJECTS
     }
 
-    /// A plan, or why there is none.
+    /// A plan, or why there is none. What is pruned while it is made is no damage: then it is made again without it.
     pub async fn plan(&mut self, request: &Request) -> Result<RestorePlan, RestoreError> {
+        loop {
+            match self.plan_once(request).await {
+                Err(RestoreError::Damaged(damage)) if self.forget_deleted(&damage).await? => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Takes back what was said of objects that are not listed any more: no plan names them again. `false`: there is none.
+    async fn forget_deleted(&mut self, damage: &Damage) -> Result<bool, RestoreError> {
+        let Some(generation) = damage.generation.filter(|_| !self.broken.is_empty()) else { return Ok(false) };
+        let now = self.inventory(generation).await?;
+        let before = self.broken.len();
+        self.broken.retain(|name, _| match name {
+            ObjectName::Segment(name) => now.segments.iter().any(|listed| listed.name == *name),
+            ObjectName::Snapshot(name) => now.snapshots.iter().any(|listed| listed.name == *name),
+            _ => true,
+        });
+        Ok(self.broken.len() < before)
+    }
+
+    async fn plan_once(&mut self, request: &Request) -> Result<RestorePlan, RestoreError> {
         let marker = self.reading.marker().await.map_err(no_object)?;
         let generations = self.reading.generations().await.map_err(no_object)?;
         if marker.is_none() && generations.is_empty() {
@@ -113,7 +137,7 @@ impl Planner {
             match request.point {
                 Point::At(time) if oldest.name.time > time => too_new = Some(inventory),
                 _ => {
-                    let usable = inventory.without(&self.broken);
+                    let usable = inventory.without(&self.broken());
                     return Ok(History { all: inventory, usable, followed_by: too_new, notes });
                 }
             }
@@ -176,7 +200,7 @@ impl Planner {
                 Ok(index) => index,
                 Err(fault) => {
                     self.set_aside(fault)?;
-                    history.usable = history.all.without(&self.broken);
+                    history.usable = history.all.without(&self.broken());
                     if self.has_given_up() {
                         return Err(self.damaged(&history.all).await);
                     }
@@ -235,7 +259,7 @@ impl Planner {
                 Err(fault) => {
                     let broken = self.set_aside(fault)?;
                     history.notes.push(format!("{broken}; looking for another way"));
-                    history.usable = history.all.without(&self.broken);
+                    history.usable = history.all.without(&self.broken());
                 }
             }
             if self.has_given_up() {
@@ -331,7 +355,7 @@ impl Planner {
     /// What is lost, and what is not.
     pub async fn damaged(&self, inventory: &Inventory) -> RestoreError {
         let windows = self.windows(inventory).await;
-        let mut problems = self.problems.clone();
+        let mut problems = self.broken.values().cloned().collect::<Vec<_>>();
         for gap in inventory.gaps() {
             let (first, last) = (gap.first.0, gap.last.0);
             problems.push(format!("no segment holds the commits txid:{first} to txid:{last}"));
@@ -344,7 +368,7 @@ impl Planner {
 
     /// What can be restored, without what is broken. Reads where the copies behind the snapshots began.
     pub async fn windows(&self, inventory: &Inventory) -> Vec<Window> {
-        let mut usable = inventory.without(&self.broken);
+        let mut usable = inventory.without(&self.broken());
         let mut bases: BTreeMap<SnapshotName, Txid> = BTreeMap::new();
         let mut unreadable = BTreeSet::new();
         for snapshot in usable.snapshots.iter().rev().take(MAX_EXAMINED_SNAPSHOTS) {

@@ -17,6 +17,7 @@ mod full;
 mod history;
 mod hostile;
 mod list;
+mod meanwhile;
 mod points;
 mod prune;
 mod target;

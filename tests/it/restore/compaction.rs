@@ -49,11 +49,11 @@ impl SegmentFile for Shared {
     }
 }
 
-async fn inventory(store: &Arc<dyn Store>, generation: Generation) -> Inventory {
+pub async fn inventory(store: &Arc<dyn Store>, generation: Generation) -> Inventory {
     replicate::replica::Replica::new(store.clone()).inventory(generation).await.expect("listed")
 }
 
-fn of_level(inventory: &Inventory, level: u8) -> Vec<Listed<SegmentName>> {
+pub fn of_level(inventory: &Inventory, level: u8) -> Vec<Listed<SegmentName>> {
     inventory.segments.iter().filter(|segment| segment.name.level == Level(level)).copied().collect()
 }
 
@@ -84,15 +84,16 @@ pub async fn raise(store: &Arc<dyn Store>, generation: Generation, level: u8, ra
     }
 }
 
+/// Does a snapshot need it to become exact? Copies of these histories begin at most five commits before they end.
+pub fn is_needed(model: &GenerationModel, name: &SegmentName) -> bool {
+    model.snapshots.iter().any(|txid| name.first <= *txid && name.last.0 + 5 > txid.0)
+}
+
 /// Removes what a higher level covers, but for what a snapshot needs to become exact.
 async fn remove_covered(store: &Arc<dyn Store>, generation: Generation, level: u8, model: &GenerationModel) {
     let held = inventory(store, generation).await;
     let end = of_level(&held, level + 1).last().map_or(Txid::ZERO, |segment| segment.name.last);
-    let is_needed = |name: &SegmentName| {
-        // Copies of these histories begin at most five commits before they end.
-        let overlaps = |txid: &Txid| name.first <= *txid && name.last.0 + 5 > txid.0;
-        level > 0 && model.snapshots.iter().any(overlaps)
-    };
+    let is_needed = |name: &SegmentName| level > 0 && is_needed(model, name);
     let covered = of_level(&held, level).into_iter().filter(|s| s.name.last <= end && !is_needed(&s.name));
     let keys: Vec<_> = covered.map(|segment| ObjectName::Segment(segment.name).key()).collect();
     store.delete(&keys).await.expect("deleted");
