@@ -274,6 +274,9 @@ pub struct CheckArgs {
     /// Also ask every store whether it can be reached.
     #[arg(long)]
     pub connect: bool,
+    /// Convert this configuration of Litestream instead: ours is printed on stdout, and what has no counterpart on stderr.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["connect", "on"])]
+    pub litestream: Option<PathBuf>,
     #[command(flatten)]
     pub json: JsonArg,
 }

@@ -18,6 +18,7 @@ pub mod drill;
 pub mod duckdb_child;
 pub mod label;
 pub mod list;
+pub mod litestream;
 pub mod man;
 pub mod manifest;
 pub mod progress;

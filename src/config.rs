@@ -14,6 +14,7 @@ pub mod database;
 mod expand;
 mod fields;
 mod group;
+pub mod litestream;
 pub mod proofs;
 pub mod retention;
 pub mod schedule;
@@ -96,12 +97,7 @@ impl Config {
     /// Reads a file; without one, everything has its default and there is no database.
     pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config, Error> {
         let Some(file) = file else { return Ok(Config::default()) };
-        let failed = |problem: &str| Error::usage(format!("cannot read the configuration {}{problem}", file.display()));
-        let length = std::fs::metadata(file).map_err(|error| failed("").because(error))?.len();
-        if length > MAX_FILE_BYTES {
-            return Err(failed(&format!(": it has {length} bytes, more than {MAX_FILE_BYTES}")));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| failed("").because(error))?;
+        let text = read_text(file)?;
         Config::parse(&text, environment).map_err(|error| {
             let all = "`replicate check` shows the configuration as understood; every key is in docs/operations.md";
             Error::usage(format!("{}: {error}", file.display())).next_step(all)
@@ -214,6 +210,16 @@ impl Config {
         self.check_distinct().map_err(|error| Error::usage(error.to_string()))?;
         Ok(self)
     }
+}
+
+/// The text of a configuration file.
+pub fn read_text(file: &Path) -> Result<String, Error> {
+    let failed = |problem: &str| Error::usage(format!("cannot read the configuration {}{problem}", file.display()));
+    let length = std::fs::metadata(file).map_err(|error| failed("").because(error))?.len();
+    if length > MAX_FILE_BYTES {
+        return Err(failed(&format!(": it has {length} bytes, more than {MAX_FILE_BYTES}")));
+    }
+    std::fs::read_to_string(file).map_err(|error| failed("").because(error))
 }
 
 /// The places that databases are read from and written to, each with where it was configured.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{print, print_json, runtime};
-use crate::cli::CheckArgs;
+use super::{litestream, print, print_json, runtime};
+use crate::cli::{CheckArgs, ConfigArg};
 use crate::config::proofs::VerifySettings;
 use crate::config::retention::show;
 use crate::config::units::{show_duration, show_size};
@@ -26,11 +26,10 @@ struct Found {
 }
 
 pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Error> {
-    let mut config = Config::load(args.config.file.as_deref(), environment)?.with_environment(environment)?;
-    if let Some(path) = environment("REPLICATE_DATABASE").filter(|path| !path.is_empty()) {
-        let urls: Vec<String> = environment("REPLICATE_URL").filter(|url| !url.is_empty()).into_iter().collect();
-        config = config.only(&PathBuf::from(path), &urls)?;
+    if let Some(file) = &args.litestream {
+        return litestream::execute(file, environment);
     }
+    let config = configured(&args.config, environment)?;
     let mut text = format!("shutdown-timeout: {}\n", show_duration(config.shutdown_timeout));
     let listen = config.listen.map(|address| address.to_string());
     writeln!(text, "listen: {}", listen.as_deref().unwrap_or("nowhere")).ok();
@@ -93,6 +92,14 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
     }
     // The facts were printed; a store that does not answer is the command's result all the same.
     first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What `run` without arguments would replicate.
+pub fn configured(config: &ConfigArg, environment: Environment<'_>) -> Result<Config, Error> {
+    let all = Config::load(config.file.as_deref(), environment)?.with_environment(environment)?;
+    let Some(path) = environment("REPLICATE_DATABASE").filter(|path| !path.is_empty()) else { return Ok(all) };
+    let urls: Vec<String> = environment("REPLICATE_URL").filter(|url| !url.is_empty()).into_iter().collect();
+    all.only(&PathBuf::from(path), &urls)
 }
 
 /// The patterns, and what each matches now.

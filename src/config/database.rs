@@ -52,11 +52,12 @@ const REPLICA_KEYS: [&str; 14] = [
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
-const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
+pub(super) const SYNC_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const SEGMENT_SIZE: RangeInclusive<u64> = (64 << 10)..=(1 << 30);
-const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
+pub(super) const POLL_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 const AIM: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(365 * 24 * 3600);
-const SNAPSHOT_INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+pub(super) const SNAPSHOT_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
 const SNAPSHOT_SPACING: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 24 * 3600);
 const SNAPSHOT_PERCENT: RangeInclusive<u32> = 1..=10_000;
 const SNAPSHOT_AFTER: RangeInclusive<u64> = (1 << 20)..=(1 << 50);

@@ -8,6 +8,7 @@ mod fleet;
 mod format;
 mod history;
 mod ledger;
+mod litestream;
 mod live;
 mod month;
 mod packaging;
