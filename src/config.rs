@@ -28,12 +28,16 @@ pub use retention::Retention;
 pub use schedule::Schedule;
 use units::parse_address;
 
-const TOP_KEYS: [&str; 6] = ["listen", "state-dir", "shutdown-timeout", "on-error", "defaults", "databases"];
+const TOP_KEYS: [&str; 7] =
+    ["listen", "state-dir", "shutdown-timeout", "on-error", "active-databases", "defaults", "databases"];
 /// Default of `shutdown-timeout`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Bound for the file: far above any real one, far below what would hurt.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Default of `active-databases`.
+pub const ACTIVE_DATABASES: usize = 256;
+const MAX_ACTIVE_DATABASES: usize = 100_000;
 /// Bound for databases in one process.
 const MAX_DATABASES: usize = 1000;
 
@@ -68,6 +72,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What becomes of the command of `run -- COMMAND` when nothing is replicated any more.
     pub on_error: OnError,
+    /// Databases that are held open at the same time; beyond that, those at rest are parked.
+    pub active_databases: usize,
     /// Where /metrics and the others are served.
     pub listen: Option<SocketAddr>,
     /// The directory that holds the state directories, where it is not beside each database.
@@ -84,6 +90,7 @@ impl Default for Config {
         Config {
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             on_error: OnError::KeepRunning,
+            active_databases: ACTIVE_DATABASES,
             listen: None,
             state_dir: None,
             defaults,
@@ -129,7 +136,16 @@ impl Config {
             Some("stop") => OnError::Stop,
             Some(_) => return Err(top.error("on-error", "is neither keep-running nor stop")),
         };
-        let mut config = Config { shutdown_timeout, on_error, listen, state_dir, defaults, ..Config::default() };
+        let active_databases = match top.text("active-databases")? {
+            None => ACTIVE_DATABASES,
+            Some(text) => {
+                text.parse().ok().filter(|number| (1..=MAX_ACTIVE_DATABASES).contains(number)).ok_or_else(|| {
+                    top.error("active-databases", format!("is not a number from 1 to {MAX_ACTIVE_DATABASES}"))
+                })?
+            }
+        };
+        let mut config =
+            Config { shutdown_timeout, on_error, active_databases, listen, state_dir, defaults, ..Config::default() };
         for (index, entry) in entries.into_iter().enumerate() {
             let at = format!("databases[{index}]");
             match entry {

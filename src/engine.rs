@@ -52,6 +52,9 @@ pub struct Resume {
     /// The engine's own position, as it handed it to `TransactionSink::commit`; versioned by the engine.
     pub position: Vec<u8>,
     pub page_map: PageMap,
+    /// What the source said of the files when this process let go of them, where they were at rest: it proves later that nothing
+    /// happened meanwhile but what the engine's log holds.
+    pub rested: Option<Vec<u8>>,
     /// Set when the caller knows already that single commits were lost or that the database fell behind the replica:
     /// the engine then repairs, with this reason, even if it could prove continuity.
     pub repair: Option<RepairReason>,
@@ -212,6 +215,10 @@ pub trait Source: Send {
     /// shorter). Each page is as of some commit between the copy's first and its last captured one, so that the
     /// transactions captured meanwhile, laid over it, make it exact. No lock is held for its length.
     fn snapshot_slice(&mut self, sink: &mut dyn ExtentSink) -> Result<Progress, EngineError>;
+    /// Before this source is let go of for a while: what a later `Resume` of the same process should know of the files.
+    fn rest(&mut self) -> Option<Vec<u8>> {
+        None
+    }
     /// The page map as of the last captured commit; `None` until the first full read is done.
     fn page_map(&self) -> Option<&PageMap>;
 }

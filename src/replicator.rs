@@ -5,6 +5,8 @@
 //! | `begin.rs`, `resume.rs`, `rebuild.rs` | where to go on: local state, the replicas, or a new generation |
 //! | `capture.rs`, `attach.rs` | the capturing thread |
 //! | `pace.rs` | events or a timer |
+//! | `crew.rs`, `park.rs` | which databases have a thread, and how the others are looked after |
+//! | `lock.rs` | one process per state directory |
 //! | `due.rs`, `snapshot.rs` | when a snapshot begins, and why |
 //! | `copy.rs`, `upload.rs` | the two halves of a snapshot |
 //! | `delta.rs` | what of a copy is sent |
@@ -15,7 +17,6 @@
 //! | `shared.rs` | what they share |
 //! | `shipped.rs`, `verified.rs` | notes of what a replica has, for `verify`, and of what that found |
 
-use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -43,11 +43,14 @@ mod begin;
 mod capture;
 mod compact;
 mod copy;
+mod crew;
 mod delta;
 pub mod due;
 mod handle;
+mod lock;
 mod maintain;
 mod pace;
+mod park;
 mod prune;
 mod rebuild;
 pub mod resume;
@@ -58,10 +61,12 @@ mod snapshot;
 mod upload;
 pub mod verified;
 
+pub use crew::Crew;
 pub use handle::{Handle, LabelledError};
 pub use upload::release_memory;
 
 use due::Rules;
+use lock::StateLock;
 use shared::{Command, Shared};
 
 /// What one database is replicated with. Plain data: the configuration maps onto it.
@@ -175,9 +180,10 @@ impl StopReport {
 pub struct Replicator {
     handle: Handle,
     tasks: Vec<JoinHandle<()>>,
-    capture: Option<thread::JoinHandle<()>>,
-    /// Held by the capturing thread too: whichever ends last lets go of the state directory.
-    _lock: Arc<Flock<File>>,
+    /// Closed when capture has ended.
+    capture: oneshot::Receiver<()>,
+    /// Held by capture too: whichever ends last lets go of the state directory.
+    _lock: Arc<StateLock>,
 }
 
 impl Replicator {
@@ -188,12 +194,13 @@ impl Replicator {
         replicas: Vec<(String, Arc<dyn Store>)>,
         clock: Clock,
     ) -> Result<Replicator, StartError> {
-        Replicator::start_on(Disk::default(), settings, engine, replicas, clock)
+        Replicator::start_on(Disk::default(), Crew::unlimited(), settings, engine, replicas, clock)
     }
 
-    /// The same with another way to the disk: tests stop it at any step.
+    /// The same with threads that are shared with other databases, and with another way to the disk: tests stop it at any step.
     pub fn start_on(
         disk: Disk,
+        crew: Arc<Crew>,
         settings: Settings,
         engine: impl Into<Choice>,
         replicas: Vec<(String, Arc<dyn Store>)>,
@@ -202,27 +209,21 @@ impl Replicator {
         let engine = engine.into();
         let unusable = |source| StartError::StateDir { path: settings.state_dir.clone(), source };
         disk.create_dirs(&settings.state_dir).map_err(unusable)?;
-        let lock = Arc::new(lock(&settings)?);
+        let lock = Arc::new(StateLock::take(&settings.state_dir, crew.clone())?);
         let names: Vec<String> = replicas.iter().map(|(name, _)| name.clone()).collect();
         let status = Status::new(&settings.name, names, settings.spool_limit, clock.clone());
         status.set_aims(settings.aims);
         let spool = Spool::open(&settings.state_dir, settings.spool_limit, replicas.len(), disk, status.clone());
         let spool = Arc::new(spool.map_err(unusable)?);
         let replicas = replicas.into_iter().map(|(_, store)| Replica::new(store)).collect();
-        let shared = Arc::new(Shared::new(settings, status, spool, clock, replicas));
+        let shared = Arc::new(Shared::new(settings, status, spool, clock, crew, replicas));
         let runtime = runtime::Handle::current();
         let tasks = (0..shared.replicas.len()).map(|index| runtime.spawn(ship::run(shared.clone(), index))).collect();
-        let capture = {
-            let (shared, lock) = (shared.clone(), lock.clone());
-            let name = format!("capture {}", shared.settings.name);
-            let spawned = thread::Builder::new().name(name).spawn(move || {
-                let guard = PanicGuard(shared.status.clone());
-                capture::run(shared, &engine, runtime);
-                drop((guard, lock));
-            });
-            spawned.map_err(|source| StartError::StateDir { path: PathBuf::from("(thread)"), source })?
-        };
-        Ok(Replicator { handle: Handle { shared }, tasks, capture: Some(capture), _lock: lock })
+        let (ended, capture) = oneshot::channel();
+        let end = End { status: shared.status.clone(), lock: lock.clone(), _ended: ended };
+        let (crew, working) = (shared.crew.clone(), shared.clone());
+        crew.work(Box::new(move || capture::run(working, engine, runtime, Vec::new(), end)));
+        Ok(Replicator { handle: Handle { shared }, tasks, capture, _lock: lock })
     }
 
     /// To ask it for something, from anywhere, as long as it runs.
@@ -247,9 +248,8 @@ impl Replicator {
             let shipped = self.wait_for_shipped(place, false);
             // Whether it got there is in the report.
             tokio::time::timeout_at(deadline, shipped).await.ok();
-            if let Some(capture) = self.capture.take() {
-                tokio::task::spawn_blocking(move || capture.join().ok()).await.ok();
-            }
+            // Nothing is ever sent: it is closed.
+            (&mut self.capture).await.ok();
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -283,27 +283,21 @@ impl Drop for Replicator {
     }
 }
 
-/// A panic ends the capturing thread only: without this, nobody would learn of it.
-struct PanicGuard(Status);
+/// Goes with capture, from thread to thread, to its end. A panic ends the work on one database only: without this, nobody would
+/// learn of it.
+#[derive(Debug)]
+struct End {
+    status: Status,
+    lock: Arc<StateLock>,
+    _ended: oneshot::Sender<()>,
+}
 
-impl Drop for PanicGuard {
+impl Drop for End {
     fn drop(&mut self) {
         if thread::panicking() {
             let text = "the capturing thread panicked; its message is in the log";
-            self.0.error("panic", text);
-            self.0.set_state(State::Failed(text.to_owned()));
+            self.status.error("panic", text);
+            self.status.set_state(State::Failed(text.to_owned()));
         }
-    }
-}
-
-/// One process per state directory; the lock lives as long as the work does.
-fn lock(settings: &Settings) -> Result<Flock<File>, StartError> {
-    let path = settings.state_dir.join("lock");
-    let unusable = |source| StartError::StateDir { path: path.clone(), source };
-    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(unusable)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StartError::Locked { path }),
-        Err((_, errno)) => Err(unusable(errno.into())),
     }
 }

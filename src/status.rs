@@ -117,6 +117,7 @@ impl Status {
         let now = StatusSnapshot {
             database: database.to_owned(),
             state: State::Starting,
+            is_parked: false,
             generation: None,
             captured: Txid::ZERO,
             captured_time: None,
@@ -208,6 +209,11 @@ impl Status {
     pub fn rests(&self, rest: Duration) {
         let now = (self.clock)();
         self.lock().pulse.rests(now, rest);
+    }
+
+    /// Nothing of the database is held: it is at rest, or others are at work.
+    pub fn set_parked(&self, is_parked: bool) {
+        self.lock().now.is_parked = is_parked;
     }
 
     pub fn set_state(&self, state: State) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub mod compare;
 pub mod file;
+mod gate;
 pub mod memory;
 pub mod options;
 pub mod probe;
@@ -188,7 +189,8 @@ pub fn open_counted(url: &str, options: &StoreOptions) -> Result<Opened, UrlErro
     policy.max_total += options.request_timeout.unwrap_or(s3::REQUEST_TIMEOUT) * 2;
     let requests = Arc::new(Requests::default());
     let counted = Arc::new(requests::Counted::new(inner, requests.clone()));
-    let store = Arc::new(retry::Retrying::new(counted, policy, Arc::new(retry::RealPace::default())));
+    let gated = Arc::new(gate::Gated::new(counted));
+    let store = Arc::new(retry::Retrying::new(gated, policy, Arc::new(retry::RealPace::default())));
     Ok(Opened { store, requests })
 }
 

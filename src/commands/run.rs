@@ -13,7 +13,7 @@ use crate::config::{Config, DatabaseConfig, Environment, OnError};
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
-use crate::replicator::{Handle, StopReport};
+use crate::replicator::{Crew, Handle, StopReport};
 use crate::status::{State, Status};
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 use crate::systemd::Notifier;
@@ -25,6 +25,7 @@ mod announce;
 mod before_start;
 mod discovery;
 mod fleet;
+mod limits;
 mod memory;
 mod once;
 mod report;
@@ -115,7 +116,8 @@ impl Run {
         let named = config.databases.iter().map(|d| Ok((d.clone(), engine_for(&d.path)?)));
         let named = named.collect::<Result<Vec<_>, Error>>()?;
         let scheduled = (!args.once).then(Scheduled::default);
-        let fleet = Fleet::start(named, Discovery::new(config)?, server, scheduled, self.shutdown_timeout)?;
+        let crew = limits::crew(config.active_databases);
+        let fleet = Fleet::start(named, Discovery::new(config)?, server, scheduled, crew, self.shutdown_timeout)?;
         let _announcing = announce::announce(self.notifier.as_ref(), fleet.statuses());
         if args.once {
             return self.once(fleet).await;
@@ -265,7 +267,7 @@ pub fn with_replicator<T>(
     let engine = engine_for(&database.path)?;
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let working = start(database, engine)?;
+        let working = start(database, engine, Crew::unlimited())?;
         let done = work(working.replicator.handle()).await;
         let report = working.replicator.stop(STOP_AFTER_WORK).await;
         done.and_then(|done| judge(&working.path, &working.state_dir, Some(report)).map(|()| done))

@@ -23,6 +23,7 @@ mod pace;
 mod pages;
 mod position;
 mod reading;
+mod rested;
 mod source;
 mod wal;
 mod wal_index;

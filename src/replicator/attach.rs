@@ -88,7 +88,7 @@ impl Capture {
         match self.engine.open(&self.shared.settings.path, resume) {
             Ok(source) => {
                 self.source = Some(source);
-                self.repair = None;
+                (self.repair, self.rested, self.parked) = (None, None, None);
                 self.poll_at_once();
             }
             Err(error) => self.lost(Loss::of(&error), &error),
@@ -129,7 +129,8 @@ impl Capture {
                 self.keep(&point, &page_map);
                 let ResumePoint { commit, position, .. } = point;
                 let (txid, lengths, repair) = (commit.txid, commit.lengths, self.repair);
-                Some(Some(Resume { txid, lengths, position, page_map, repair }))
+                let rested = self.rested.clone();
+                Some(Some(Resume { txid, lengths, position, page_map, rested, repair }))
             }
             Ok(_) => self.resume_from_replica(),
             Err(error) => {
@@ -169,7 +170,7 @@ impl Capture {
                     if let Some((point, page_map)) = state {
                         let (txid, lengths) = (point.commit.txid, point.commit.lengths);
                         let (position, repair) = (point.position, self.repair);
-                        return Some(Some(Resume { txid, lengths, position, page_map, repair }));
+                        return Some(Some(Resume { txid, lengths, position, page_map, rested: None, repair }));
                     }
                 }
                 Ok(_) => {}

@@ -25,6 +25,8 @@ use crate::watcher::Watcher;
 
 const PATIENCE_WITH_STATE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A database that gave its thread to another one before it could begin tries again so soon.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Where capture goes on.
 pub(super) struct Begun {
@@ -33,8 +35,13 @@ pub(super) struct Begun {
     pub resume: Option<Resume>,
 }
 
-/// The thread was asked to stop, or cannot go on.
-pub(super) struct Ended;
+/// Why capture does not begin.
+pub(super) enum Ended {
+    /// It was asked to stop, or cannot go on.
+    ForGood,
+    /// Another database needs the thread; to begin again then, or when the bell rings.
+    GaveWay(Instant),
+}
 
 pub(super) struct Beginning<'a> {
     pub shared: &'a Shared,
@@ -42,6 +49,8 @@ pub(super) struct Beginning<'a> {
     pub runtime: &'a Handle,
     /// Commands that came meanwhile and wait for capture.
     pub deferred: &'a mut Vec<Command>,
+    /// When this database got its thread.
+    pub turn_since: Instant,
 }
 
 impl Beginning<'_> {
@@ -63,7 +72,7 @@ impl Beginning<'_> {
         self.wait_for_replicas(local.is_some())?;
         let contacts = self.shared.contacts().clone();
         let (point, map, repair) = match decide(local.as_ref().map(|(point, _)| point), &self.shared.spool, &contacts) {
-            Decision::Local => local.map(|(point, map)| (point, map, None)).ok_or(Ended)?,
+            Decision::Local => local.map(|(point, map)| (point, map, None)).ok_or(Ended::ForGood)?,
             Decision::Adopt { replica, is_rollback } => match self.adopt(engine, replica, &contacts, is_rollback)? {
                 Some((point, map)) => {
                     page_map_file = PageMapFile::new(&self.shared.spool);
@@ -101,6 +110,7 @@ impl Beginning<'_> {
         };
         self.shared.status.generation(point.generation, point.commit.txid, false);
         let resume = Resume {
+            rested: None,
             txid: point.commit.txid,
             lengths: point.commit.lengths,
             position: point.position,
@@ -168,7 +178,7 @@ impl Beginning<'_> {
         tracing::error!("{text}");
         self.shared.status.error("start", &text);
         self.shared.status.set_state(State::Failed(text));
-        Ended
+        Ended::ForGood
     }
 
     /// Waits, and takes note of commands. A wish to stop ends everything.
@@ -180,16 +190,20 @@ impl Beginning<'_> {
                     let place = self.shared.spool.last().map_or(Place::ZERO, |object| object.last());
                     // Nobody may be waiting for the answer any more.
                     answer.send(place).ok();
-                    return Err(Ended);
+                    return Err(Ended::ForGood);
                 }
                 command => self.deferred.push(command),
             }
         }
-        Ok(())
+        let waited = self.turn_since.elapsed();
+        match self.shared.crew.gives_way(waited, waited) {
+            true => Err(Ended::GaveWay(Instant::now() + AGAIN)),
+            false => Ok(()),
+        }
     }
 
     fn wait_for_replicas(&mut self, has_state: bool) -> Result<(), Ended> {
-        let began = Instant::now();
+        let began = self.shared.began;
         loop {
             let replicas = self.shared.status.snapshot().replicas;
             let contacts = self.shared.contacts().clone();

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::End;
 use super::attach::Loss;
 use super::begin::{Beginning, Begun, Ended, new_course};
 use super::copy::{Copy, Step};
+use super::crew::{Leave, Sight};
 use super::pace::{LOOK, Pace};
 use super::shared::{Backoff, Command, Course, Shared};
 use crate::engine::choice::Choice;
@@ -47,6 +49,8 @@ pub(super) struct Capture {
     /// Why single commits are lost, where that is known before the source is opened again.
     pub(super) repair: Option<RepairReason>,
     pub(super) watcher: Option<Watcher>,
+    /// What the source said when it was parked, for when it is opened again.
+    pub(super) rested: Option<Vec<u8>>,
     pub(super) retry_at: Instant,
     pub(super) backoff: Backoff,
     next_poll: Instant,
@@ -57,16 +61,31 @@ pub(super) struct Capture {
     copies: Vec<Copy>,
     syncs: Vec<oneshot::Sender<Place>>,
     /// Somebody asked for the database to be let go of.
-    is_paused: bool,
+    pub(super) is_paused: bool,
+    /// When this database got its thread, and when it last had a commit.
+    pub(super) turn_since: Instant,
+    pub(super) busy_at: Instant,
+    /// The last look found nothing more to capture.
+    pub(super) is_level: bool,
+    /// The files as they were when the database was parked.
+    pub(super) parked: Option<Sight>,
+    /// Dropped last.
+    pub(super) end: End,
 }
 
-/// Runs the thread to its end.
-pub(super) fn run(shared: Arc<Shared>, choice: &Choice, runtime: Handle) {
-    let mut deferred = Vec::new();
-    let beginning = Beginning { shared: &shared, choice, runtime: &runtime, deferred: &mut deferred };
+/// Works on one database to its end, or until it is parked. `deferred` are commands that came before it could be.
+pub(super) fn run(shared: Arc<Shared>, choice: Choice, runtime: Handle, mut deferred: Vec<Command>, end: End) {
+    let turn_since = Instant::now();
+    let beginning =
+        Beginning { shared: &shared, choice: &choice, runtime: &runtime, deferred: &mut deferred, turn_since };
     match beginning.run() {
-        Ok((engine, begun)) => Capture::new(shared, engine, runtime, begun).run(deferred),
-        Err(Ended) => {
+        Ok((engine, begun)) => Capture::new(shared, engine, runtime, begun, end).run(deferred),
+        Err(Ended::GaveWay(until)) => {
+            let leave = Leave { sight: Sight::default(), is_watched: false, until: Some(until) };
+            let again = shared.clone();
+            shared.crew.park(&shared, leave, Box::new(move || run(again, choice, runtime, deferred, end)));
+        }
+        Err(Ended::ForGood) => {
             if !matches!(shared.status.state(), State::Failed(_)) {
                 shared.status.set_state(State::Stopped);
             }
@@ -80,7 +99,7 @@ fn open_segment(shared: &Shared, course: &Course) -> OpenSegment {
 }
 
 impl Capture {
-    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle, begun: Begun) -> Capture {
+    fn new(shared: Arc<Shared>, engine: Arc<dyn Engine>, runtime: Handle, begun: Begun, end: End) -> Capture {
         let open = open_segment(&shared, &begun.course);
         shared.course.send_replace(Some(begun.course));
         let now = Instant::now();
@@ -94,6 +113,7 @@ impl Capture {
             resume: begun.resume,
             repair,
             watcher: None,
+            rested: None,
             retry_at: now,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(10)),
             next_poll: now,
@@ -103,11 +123,16 @@ impl Capture {
             copies: Vec::new(),
             syncs: Vec::new(),
             is_paused: false,
+            turn_since: now,
+            busy_at: now,
+            is_level: false,
+            parked: None,
+            end,
             shared,
         }
     }
 
-    fn run(mut self, deferred: Vec<Command>) {
+    pub(super) fn run(mut self, deferred: Vec<Command>) {
         let mut commands = deferred;
         loop {
             commands.extend(self.shared.take_commands());
@@ -123,6 +148,9 @@ impl Capture {
             }
             self.work();
             let deadline = self.deadline();
+            if self.gives_way(deadline) {
+                return self.park(deadline);
+            }
             self.shared.status.rests(deadline.saturating_duration_since(Instant::now()));
             let rung = self.shared.bell.wait_until(deadline);
             if rung {
@@ -225,7 +253,9 @@ impl Capture {
             Some((done, total)) => State::FirstRead { done, total },
             None => State::Running,
         });
+        self.is_level = poll.commits == 0 && poll.is_level && poll.first_read.is_none();
         if poll.commits > 0 {
+            self.busy_at = now;
             self.save_at.get_or_insert_with(|| Instant::now() + PAGE_MAP_DELAY);
         }
         if poll.commits == 0 && poll.first_read.is_none() && poll.is_level {
@@ -344,6 +374,11 @@ impl Capture {
         self.shared.course.send_replace(Some(course));
     }
 
+    /// Nothing is asked for, and nothing is left to be done for what was captured.
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        self.copies.is_empty() && self.syncs.is_empty() && self.open.since().is_none()
+    }
+
     pub(super) fn poll_at_once(&mut self) {
         self.next_poll = Instant::now();
     }
@@ -353,6 +388,7 @@ impl Capture {
     }
 
     fn stop(mut self, answer: oneshot::Sender<Place>) {
+        self.look_again();
         let place = self.let_go();
         self.shared.status.set_state(State::Stopped);
         // Nobody may be waiting for the answer any more.
@@ -360,6 +396,7 @@ impl Capture {
     }
 
     fn pause(&mut self, answer: oneshot::Sender<Place>) {
+        self.look_again();
         let place = self.let_go();
         // Its events are news for nobody.
         self.watcher = None;
@@ -377,7 +414,7 @@ impl Capture {
     }
 
     /// A last look, and nothing of the database is held any more: where captured history ends.
-    fn let_go(&mut self) -> Place {
+    pub(super) fn let_go(&mut self) -> Place {
         let end = Instant::now() + LAST_LOOK;
         for _ in 0..LAST_POLLS {
             match self.poll() {
@@ -392,6 +429,7 @@ impl Capture {
         if self.seal() {
             self.save_page_map();
         }
+        self.rested = self.source.as_mut().filter(|_| self.is_level).and_then(|source| source.rest());
         self.detach();
         let place = self.open.place();
         if place.txid == Txid::ZERO { Place::ZERO } else { place }

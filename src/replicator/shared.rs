@@ -13,6 +13,7 @@ use crate::position::Generation;
 use crate::replica::Replica;
 use crate::replicator::Settings;
 use crate::replicator::copy::CopyMessage;
+use crate::replicator::crew::Crew;
 use crate::replicator::delta::Base;
 use crate::replicator::resume::Contact;
 use crate::spool::{ResumePoint, Spool};
@@ -53,6 +54,9 @@ pub(super) struct Shared {
     pub spool: Arc<Spool>,
     pub bell: Arc<Bell>,
     pub clock: Clock,
+    pub crew: Arc<Crew>,
+    /// Since then the replicas have had time to answer.
+    pub began: Instant,
     /// Random, one per process.
     pub writer: String,
     pub replicas: Vec<Replica>,
@@ -64,7 +68,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(settings: Settings, status: Status, spool: Arc<Spool>, clock: Clock, replicas: Vec<Replica>) -> Shared {
+    pub fn new(
+        settings: Settings,
+        status: Status,
+        spool: Arc<Spool>,
+        clock: Clock,
+        crew: Arc<Crew>,
+        replicas: Vec<Replica>,
+    ) -> Shared {
         Shared {
             contacts: Mutex::new(vec![None; replicas.len()]),
             settings,
@@ -72,6 +83,8 @@ impl Shared {
             spool,
             bell: Arc::new(Bell::default()),
             clock,
+            crew,
+            began: Instant::now(),
             writer: format!("{:032x}", rand::random::<u128>()),
             course: watch::channel(None).0,
             asked: replicas.iter().map(|_| Notify::new()).collect(),

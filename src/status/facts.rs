@@ -229,6 +229,8 @@ pub struct ReplicaStatus {
 pub struct StatusSnapshot {
     pub database: String,
     pub state: State,
+    /// Nothing of the database is held just now: it is at rest, or others are at work. An event wakes it.
+    pub is_parked: bool,
     pub generation: Option<Generation>,
     pub captured: Txid,
     pub captured_time: Option<TimeMs>,

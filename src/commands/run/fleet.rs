@@ -16,7 +16,8 @@ use crate::config::DatabaseConfig;
 use crate::control::{self, Control};
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
-use crate::replicator::{Final, Handle, Replicator, Settings, StartError, StopReport};
+use crate::replicator::{Crew, Final, Handle, Replicator, Settings, StartError, StopReport};
+use crate::spool::Disk;
 use crate::status::system_clock;
 use crate::store::Requests;
 use crate::web::{Server, Watched};
@@ -66,6 +67,7 @@ pub struct Fleet {
     /// What is done by the clock; `None` where nothing is.
     scheduled: Option<Scheduled>,
     statuses: Statuses,
+    crew: Arc<Crew>,
     shutdown_timeout: Duration,
 }
 
@@ -76,12 +78,13 @@ impl Fleet {
         mut discovery: Option<Discovery>,
         server: Option<Server>,
         scheduled: Option<Scheduled>,
+        crew: Arc<Crew>,
         shutdown_timeout: Duration,
     ) -> Result<Fleet, Error> {
         let found = discovery.as_mut().map(Discovery::look).unwrap_or_default();
         let (all, resting, control) = (Vec::new(), Vec::new(), None);
         let statuses = Statuses::default();
-        let mut fleet = Fleet { all, resting, discovery, server, control, scheduled, statuses, shutdown_timeout };
+        let mut fleet = Fleet { all, resting, discovery, server, control, scheduled, statuses, crew, shutdown_timeout };
         for (database, engine) in named {
             fleet.add(&database, engine)?;
         }
@@ -110,7 +113,7 @@ impl Fleet {
     }
 
     fn add(&mut self, database: &DatabaseConfig, engine: Choice) -> Result<(), Error> {
-        let working = start(database, engine)?;
+        let working = start(database, engine, self.crew.clone())?;
         if let Some(scheduled) = &mut self.scheduled {
             scheduled.add(database, working.replicator.status().clone());
         }
@@ -177,7 +180,7 @@ impl Working {
     }
 }
 
-pub fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error> {
+pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Result<Working, Error> {
     let s = &database.settings;
     let settings = Settings {
         path: database.path.clone(),
@@ -201,7 +204,8 @@ pub fn start(database: &DatabaseConfig, engine: Choice) -> Result<Working, Error
         replicas.push((replica.shown_url().to_owned(), opened.store));
         requests.push(opened.requests);
     }
-    let replicator = Replicator::start(settings, engine, replicas, system_clock()).map_err(|error| match error {
+    let started = Replicator::start_on(Disk::default(), crew, settings, engine, replicas, system_clock());
+    let replicator = started.map_err(|error| match error {
         StartError::Locked { .. } => Error::new(ExitCode::Refused, error.to_string())
             .next_step("stop the other process, or give this one another database"),
         StartError::StateDir { .. } => {

@@ -54,7 +54,7 @@ pub(super) fn attach(path: &Path, resume: Option<Resume>) -> Result<Attached, En
         return Ok(Attached { hold, history, files, reading: Some(Reading::new(Purpose::Initial)) });
     };
     let position = Position::decode(&resume.position);
-    let continuity = prove(hold.reader(), &published, &resume, position.as_ref(), opened, page_size)?;
+    let continuity = prove(hold.reader(), &published, &resume, position.as_ref(), &files.main()?, page_size)?;
     let repair = match (continuity, position) {
         (Continuity::Proven, Some(position)) => match resumed(&hold, &published, position, resume.page_map.clone())? {
             Some(history) => return Ok(Attached { hold, history, files, reading: None }),

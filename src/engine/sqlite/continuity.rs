@@ -1,8 +1,11 @@
 //! Is everything that was committed since a stored position still in the WAL? Proven under the hold, or not believed.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
 use super::connection::Connection;
-use super::files::FileIdentity;
 use super::position::Position;
+use super::rested::is_untouched;
 use super::wal::{ByteOrder, Checksum, FRAME_HEADER_BYTES, FrameHeader, Salts, frame_offset};
 use super::wal_index::IndexHeader;
 use crate::engine::{EngineError, Resume};
@@ -19,18 +22,18 @@ pub(super) enum Continuity {
 
 use Continuity::{Proven, Repair};
 
-/// Decides from where capture goes on. `published` was read under the hold; `page_size` is that of the file.
+/// Decides from where capture goes on. `published` and `file` were read under the hold; `page_size` is that of the file.
 pub(super) fn prove(
     connection: &Connection,
     published: &IndexHeader,
     resume: &Resume,
     position: Option<&Position>,
-    file: FileIdentity,
+    file: &Metadata,
     page_size: u32,
 ) -> Result<Continuity, EngineError> {
     let Some(position) = position else { return Ok(Repair(RepairReason::Away)) };
     // The device's number may change when the machine starts again; the inode's does not.
-    if file.inode != position.inode || page_size != position.page_size {
+    if file.ino() != position.inode || page_size != position.page_size {
         return Ok(Repair(RepairReason::FileReplaced));
     }
     if let Some(reason) = resume.repair {
@@ -41,10 +44,12 @@ pub(super) fn prove(
     if !map_fits || resume.lengths.main != position.length() {
         return Ok(Repair(RepairReason::Away));
     }
-    if published.salts == position.salts {
-        return same_life(connection, published, position);
-    }
-    one_restart(connection, published, position)
+    let continuity = match published.salts == position.salts {
+        true => same_life(connection, published, position)?,
+        false => one_restart(connection, published, position)?,
+    };
+    let is_untouched = resume.rested.as_ref().is_some_and(|rested| is_untouched(rested, file));
+    Ok(if continuity == Repair(RepairReason::Away) && is_untouched { Proven } else { continuity })
 }
 
 /// The WAL is in the life it was in: its prefix must be unchanged.

@@ -118,9 +118,14 @@ impl Files {
         Ok(files)
     }
 
+    /// The main file as it is now, which is the one that is locked.
+    pub(super) fn main(&self) -> Result<Metadata, EngineError> {
+        same(&self.named, self.main_identity, RepairReason::FileReplaced)
+    }
+
     /// Proves that the names still lead to the files that are locked, and says when they were last written.
     pub(super) fn look(&self) -> Result<Touched, EngineError> {
-        let main = same(&self.named, self.main_identity, RepairReason::FileReplaced)?;
+        let main = self.main()?;
         // Our lock forbids SQLite to remove these; if they are gone or others, the lock was lost.
         let wal = same(&self.wal, self.wal_identity, RepairReason::LogDiscarded)?;
         same(&self.index, self.index_identity, RepairReason::LogDiscarded)?;

@@ -9,6 +9,7 @@ use super::history::{Captured, History, Output, gap};
 use super::hold::Hold;
 use super::pace::{Ladder, Pace, Step};
 use super::reading::{Reading, Slice};
+use super::rested::note;
 use super::wal::Salts;
 use super::wal_index::IndexHeader;
 use crate::checksum::PageMap;
@@ -314,6 +315,12 @@ impl Source for SqliteSource {
             Err(_) => Some(RepairReason::LogDiscarded),
         };
         outcome
+    }
+
+    fn rest(&mut self) -> Option<Vec<u8>> {
+        let before = self.hold.reader().index_header().ok().flatten().filter(|_| self.reading.is_none())?;
+        let noted = note(&before, &self.history.position, &self.files.main().ok()?)?;
+        (self.hold.reader().index_header().ok().flatten()? == before).then_some(noted)
     }
 
     fn snapshot_start(&mut self) -> Result<SnapshotStart, EngineError> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
@@ -19,6 +20,7 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::runtime;
 
 use crate::store::{ChecksumMode, Outcome, StoreOptions};
 
@@ -28,9 +30,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REGION_OFF_AWS: &str = "us-east-1";
 
 /// The client in use, if there is one already.
+type Current = tokio::sync::Mutex<Option<Client>>;
+
+/// Stores with the same options share a client, with its connections, credentials and certificates. A connection belongs to the
+/// runtime that made it, so a client does too.
+static SHARED: Mutex<Vec<(StoreOptions, runtime::Id, Weak<Current>)>> = Mutex::new(Vec::new());
+
+/// The way to a client.
 pub(super) struct Clients {
     options: StoreOptions,
-    current: tokio::sync::Mutex<Option<Client>>,
+    current: OnceLock<Arc<Current>>,
 }
 
 impl fmt::Debug for Clients {
@@ -48,11 +57,27 @@ pub(super) struct Problem {
 
 impl Clients {
     pub(super) fn new(options: StoreOptions) -> Clients {
-        Clients { options, current: tokio::sync::Mutex::default() }
+        Clients { options, current: OnceLock::new() }
+    }
+
+    fn current(&self) -> &Current {
+        self.current.get_or_init(|| {
+            let runtime = runtime::Handle::current().id();
+            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_same =
+                |(options, of, _): &&(StoreOptions, runtime::Id, _)| *of == runtime && *options == self.options;
+            if let Some(current) = shared.iter().find(is_same).and_then(|(_, _, current)| current.upgrade()) {
+                return current;
+            }
+            let current = Arc::new(Current::default());
+            shared.retain(|(_, _, other)| other.strong_count() > 0);
+            shared.push((self.options.clone(), runtime, Arc::downgrade(&current)));
+            current
+        })
     }
 
     pub(super) async fn get(&self) -> Result<Client, Problem> {
-        let mut current = self.current.lock().await;
+        let mut current = self.current().lock().await;
         if let Some(client) = &*current {
             return Ok(client.clone());
         }
@@ -63,7 +88,7 @@ impl Clients {
 
     /// The next request reads credentials from their sources.
     pub(super) async fn forget(&self) {
-        *self.current.lock().await = None;
+        *self.current().lock().await = None;
     }
 }
 

@@ -75,6 +75,7 @@ impl Recorder {
     pub fn resume(&self) -> Option<Resume> {
         let last = self.commits.last()?;
         Some(Resume {
+            rested: None,
             txid: last.txid,
             lengths: last.lengths,
             position: last.position.clone(),

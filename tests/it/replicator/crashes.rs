@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use replicate::position::Txid;
 use replicate::replica::Replica;
-use replicate::replicator::Replicator;
+use replicate::replicator::{Crew, Replicator};
 use replicate::spool::Disk;
 
 use super::rig::{Rig, newest};
@@ -27,7 +27,14 @@ async fn a_crash_at_any_step_leaves_no_hole() {
                 _ => Ok(()),
             })
         };
-        let started = Replicator::start_on(disk, rig.settings.clone(), rig.engine(), rig.replicas(), rig.clock());
+        let started = Replicator::start_on(
+            disk,
+            Crew::unlimited(),
+            rig.settings.clone(),
+            rig.engine(),
+            rig.replicas(),
+            rig.clock(),
+        );
         if let Ok(replicator) = started {
             for n in 0..2000u64 {
                 if n >= 12 && steps.load(Ordering::SeqCst) >= stop_at {

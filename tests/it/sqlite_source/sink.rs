@@ -47,6 +47,7 @@ impl ImageSink {
     pub fn resume(&self, repair: Option<RepairReason>) -> Option<Resume> {
         let last = self.commits.last()?;
         Some(Resume {
+            rested: None,
             txid: Txid(self.commits.len() as u64),
             lengths: last.lengths,
             position: self.position.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use replicate::inventory::Listed;
 use replicate::layout::{ObjectName, SegmentName};
 use replicate::position::Txid;
-use replicate::replicator::{Final, Replicator};
+use replicate::replicator::{Crew, Final, Replicator};
 use replicate::spool::Disk;
 use replicate::status::ReplicaState;
 use replicate::store::{Body, PutMode, Store};
@@ -47,7 +47,14 @@ async fn killed_at_any_step_nothing_is_lost() {
                 if is_armed.load(Ordering::SeqCst) { Err(io::Error::other("stopped")) } else { Ok(()) }
             })
         };
-        let replicator = Replicator::start_on(disk, rig.settings.clone(), rig.engine(), rig.replicas(), rig.clock());
+        let replicator = Replicator::start_on(
+            disk,
+            Crew::unlimited(),
+            rig.settings.clone(),
+            rig.engine(),
+            rig.replicas(),
+            rig.clock(),
+        );
         let replicator = replicator.expect("started");
         let has_come_far = |status: &replicate::status::StatusSnapshot| {
             status.errors.contains_key("compaction") || status.replicas[0].compacted[0].1 >= place.txid
