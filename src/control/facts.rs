@@ -16,6 +16,7 @@ pub fn status_value(path: &Path, handle: &Handle) -> Value {
         "database": path.to_string_lossy(),
         "name": status.database,
         "state": state_word(&status.state),
+        "parked": status.is_parked,
         "reason": state_reason(&status.state),
         "ready": troubles.is_empty(),
         "troubles": troubles,

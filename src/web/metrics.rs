@@ -19,12 +19,15 @@ use Kind::{Counter, Gauge, Histogram};
 type Metric<T> = (&'static str, Kind, &'static str, fn(&T) -> f64);
 
 /// Labelled `database`.
-const OF_DATABASES: [Metric<StatusSnapshot>; 15] = [
+const OF_DATABASES: [Metric<StatusSnapshot>; 16] = [
     ("replicate_up", Gauge, "1 while every commit of the database is captured as it comes.", |s| {
         flag(s.is_capturing())
     }),
     ("replicate_ready", Gauge, "1 while it is captured and every replica is within max-lag, as /readyz says.", |s| {
         flag(s.troubles().is_empty())
+    }),
+    ("replicate_parked", Gauge, "1 while the database is at rest and nothing of it is held open.", |s| {
+        flag(s.is_parked)
     }),
     ("replicate_captured_txid", Gauge, "Number of the last captured commit in its generation.", |s| {
         s.captured.0 as f64

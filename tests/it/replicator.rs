@@ -5,6 +5,7 @@ mod crashes;
 mod deltas;
 mod fake;
 mod losses;
+mod parking;
 mod pruning;
 mod real;
 mod resuming;

@@ -6,6 +6,7 @@ mod driver;
 pub(crate) mod locks;
 mod losses;
 mod measure;
+mod rested;
 mod scenarios;
 mod sink;
 mod wal;

@@ -41,6 +41,14 @@ impl Driver {
 
     pub fn detach(&mut self) {
         self.source = None;
+        self.sink.rested = None;
+    }
+
+    /// Lets go of a database at rest. Does its file alone hold everything?
+    pub fn park(&mut self) -> bool {
+        self.sink.rested = self.source.as_mut().and_then(|source| source.rest());
+        self.source = None;
+        self.sink.rested.is_some()
     }
 
     /// One look. `None` when the database cannot be captured just now.

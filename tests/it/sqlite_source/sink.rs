@@ -26,6 +26,8 @@ pub struct ImageSink {
     pub position: Vec<u8>,
     /// Commits that were durable when the engine last demanded it.
     pub persisted: usize,
+    /// What the source said of the files when it was let go of.
+    pub rested: Option<Vec<u8>>,
     pub persists: u32,
     /// The first commit came and the image was not copied yet.
     pub needs_copy: bool,
@@ -47,7 +49,7 @@ impl ImageSink {
     pub fn resume(&self, repair: Option<RepairReason>) -> Option<Resume> {
         let last = self.commits.last()?;
         Some(Resume {
-            rested: None,
+            rested: self.rested.clone(),
             txid: Txid(self.commits.len() as u64),
             lengths: last.lengths,
             position: self.position.clone(),
