@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
+use crate::checksum::Sha256;
 use crate::layout::ObjectName;
 use crate::position::TimeMs;
 use crate::restore::point::format_time;
@@ -112,7 +112,7 @@ fn needed(plan: &RestorePlan) -> Vec<(Key, Option<u64>)> {
 
 /// A large object is read in pieces: memory is bounded by the number of jobs.
 async fn digest(reading: &Reading, key: Key, size: Option<u64>, progress: &dyn Progress) -> Result<Digested, Fault> {
-    let mut hash = Sha256::new();
+    let mut hash = Sha256::default();
     let (mut at, end) = (0, size);
     loop {
         let bytes = match end {
@@ -127,7 +127,7 @@ async fn digest(reading: &Reading, key: Key, size: Option<u64>, progress: &dyn P
         })
         .await?;
         if end.is_none_or(|end| at >= end) {
-            return Ok(Digested { key, bytes: at, sha256: hash.finalize().into() });
+            return Ok(Digested { key, bytes: at, sha256: hash.finish() });
         }
     }
 }

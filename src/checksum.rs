@@ -22,6 +22,26 @@ pub fn content_hash(bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, 0)
 }
 
+/// SHA-256, for what people and other programs compare, and where content may come from somebody who wants a collision.
+#[derive(Debug, Clone, Default)]
+pub struct Sha256(sha2::Sha256);
+
+impl Sha256 {
+    pub fn of(bytes: &[u8]) -> [u8; 32] {
+        let mut hash = Sha256::default();
+        hash.update(bytes);
+        hash.finish()
+    }
+
+    pub fn update(&mut self, bytes: &[u8]) {
+        sha2::Digest::update(&mut self.0, bytes);
+    }
+
+    pub fn finish(self) -> [u8; 32] {
+        sha2::Digest::finalize(self.0).into()
+    }
+}
+
 fn is_zero(data: &[u8]) -> bool {
     // Compilers compare a 16-byte chunk as one word.
     let (chunks, tail) = data.as_chunks::<16>();

@@ -163,6 +163,12 @@ pub struct RestoreArgs {
     /// DuckDB: leave the main file and its WAL as they were captured, instead of making one file of them.
     #[arg(long)]
     pub keep_wal: bool,
+    /// Together with the files that `include` kept with the database, as they were at that commit: into its folder, all or nothing.
+    #[arg(long)]
+    pub with_files: bool,
+    /// The same, but the files go into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub files_to: Option<PathBuf>,
     /// Objects fetched at the same time.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
@@ -188,6 +194,9 @@ pub struct ListArgs {
     /// One line per commit: every point that `restore --at` can name.
     #[arg(long, group = "what")]
     pub commits: bool,
+    /// What was kept of the files beside the database, and when it changed.
+    #[arg(long, group = "what")]
+    pub files: bool,
     /// One line per drill.
     #[arg(long, group = "what")]
     pub drills: bool,

@@ -14,6 +14,7 @@ pub mod database;
 mod expand;
 mod fields;
 mod group;
+pub mod include;
 pub mod litestream;
 pub mod proofs;
 pub mod retention;

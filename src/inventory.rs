@@ -63,6 +63,8 @@ pub struct Inventory {
     pub unknown: Vec<ObjectMeta>,
     /// The newest commit that any name speaks of, whether or not its object turned out to be usable.
     pub newest: Option<Moment>,
+    /// The first commit that each term shipped.
+    begins: BTreeMap<Term, Txid>,
 }
 
 impl Inventory {
@@ -78,6 +80,7 @@ impl Inventory {
             dead_snapshots: Vec::new(),
             unknown: Vec::new(),
             newest: None,
+            begins: BTreeMap::new(),
         };
         for object in listing {
             let size = object.size;
@@ -91,6 +94,8 @@ impl Inventory {
                 Some(ObjectName::Term { generation: of, term }) if of == generation => inventory.terms.push(term),
                 Some(ObjectName::Part { generation: of, .. } | ObjectName::Mark { generation: of, .. })
                     if of == generation => {}
+                Some(ObjectName::Blob { generation: of, .. }) if of == generation => {}
+                Some(ObjectName::FileSet(name)) if name.generation == generation => {}
                 _ => inventory.unknown.push(object),
             }
         }
@@ -121,6 +126,13 @@ impl Inventory {
         (self.dead_segments, self.segments) = self.segments.iter().copied().partition(is_dead);
         let is_dead = |s: &Listed<SnapshotName>| taken_over(Level(0), s.name.term, s.name.txid);
         (self.dead_snapshots, self.snapshots) = self.snapshots.iter().copied().partition(is_dead);
+        let shipped = begins.into_iter().filter(|((level, _), _)| *level == Level(0));
+        self.begins = shipped.map(|((_, term), begin)| (term, begin)).collect();
+    }
+
+    /// Did a writer of a higher term ship `txid`, so that what one of this term says of it counts for nothing?
+    pub fn is_taken_over(&self, term: Term, txid: Txid) -> bool {
+        self.begins.iter().any(|(&higher, &begin)| higher > term && begin <= txid)
     }
 
     /// The same replica as if `broken` were not there. `newest` stays: what is lost is still known to have been.

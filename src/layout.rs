@@ -6,6 +6,8 @@
 //! <generation>/<level>/<first>-<last>-<term>-<ms>.seg   segment of commits first..=last; ms = time of the last
 //! <generation>/part/<hash>.seg                          part of snapshots, named by its content
 //! <generation>/snapshot/<txid>-<term>-<ms>.seg          the list of parts; without it the snapshot does not exist
+//! <generation>/file/<sha256>.seg                        blob: content of included files, named by its SHA-256
+//! <generation>/files/<txid>-<term>-<ms>-<hash>.json     the included files as they were at ms, at or after commit txid
 //! <generation>/prune/<ms>.json                          what is to be deleted, and what was; made at ms
 //! label/<name>/{created,verified,retired}.json          a name for a commit, and what became of it
 //! drill/<ms>-{passed,failed}-<hash>.json                what a drill came to; begun at ms
@@ -54,6 +56,53 @@ pub struct SnapshotName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartHash(pub u128);
 
+/// SHA-256 of the content of an included file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlobHash(pub [u8; 32]);
+
+impl fmt::Display for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BlobHash({self})")
+    }
+}
+
+impl FromStr for BlobHash {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<BlobHash, ParseError> {
+        let error =
+            || ParseError { expected: "a SHA-256 (64 hexadecimal digits)", found: text.chars().take(80).collect() };
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 64 || !text.bytes().all(lower_hex) {
+            return Err(error());
+        }
+        let mut hash = [0; 32];
+        for (at, byte) in hash.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| error())?;
+        }
+        Ok(BlobHash(hash))
+    }
+}
+
+/// The name of a file set. The order is that in which they count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileSetName {
+    pub generation: Generation,
+    /// The newest captured commit when the files were looked at.
+    pub txid: Txid,
+    pub term: Term,
+    /// When they were looked at; later than every set before it.
+    pub time: TimeMs,
+    /// XXH3-64 of the object's bytes: what is read is what was written.
+    pub hash: u64,
+}
+
 /// Any name in a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectName {
@@ -76,6 +125,12 @@ pub enum ObjectName {
     },
     /// What a drill came to.
     Drill(DrillName),
+    /// The content of an included file.
+    Blob {
+        generation: Generation,
+        hash: BlobHash,
+    },
+    FileSet(FileSetName),
 }
 
 /// The name of the record of a drill. A listing alone tells when the last one passed.
@@ -105,6 +160,10 @@ impl ObjectName {
                 let outcome = if drill.passed { "passed" } else { "failed" };
                 format!("{DRILL_FOLDER}{}-{outcome}-{:016x}.json", drill.time, drill.hash)
             }
+            ObjectName::Blob { generation, hash } => format!("{}{hash}.seg", blob_folder(*generation)),
+            ObjectName::FileSet(s) => {
+                format!("{}{}-{}-{}-{:016x}.json", file_set_folder(s.generation), s.txid, s.term, s.time, s.hash)
+            }
         };
         Key::new(text).expect("our own names are valid keys")
     }
@@ -131,6 +190,8 @@ impl ObjectName {
             ("part", None) => ObjectName::Part { generation, hash: parse_part_hash(file)? },
             ("prune", None) => ObjectName::Mark { generation, time: file.strip_suffix(".json")?.parse().ok()? },
             ("snapshot", None) => parse_snapshot(generation, file)?,
+            ("file", None) => ObjectName::Blob { generation, hash: file.strip_suffix(".seg")?.parse().ok()? },
+            ("files", None) => parse_file_set(generation, file)?,
             (level, None) => parse_segment(generation, level, file)?,
         })
     }
@@ -154,6 +215,14 @@ fn parse_snapshot(generation: Generation, file: &str) -> Option<ObjectName> {
     let name =
         SnapshotName { generation, txid: txid.parse().ok()?, term: term.parse().ok()?, time: time.parse().ok()? };
     Some(ObjectName::Snapshot(name))
+}
+
+fn parse_file_set(generation: Generation, file: &str) -> Option<ObjectName> {
+    let mut fields = file.strip_suffix(".json")?.splitn(4, '-');
+    let (txid, term, time, hash) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let (txid, term, time) = (txid.parse().ok()?, term.parse().ok()?, time.parse().ok()?);
+    let name = FileSetName { generation, txid, term, time, hash: u64::from_str_radix(hash, 16).ok()? };
+    Some(ObjectName::FileSet(name))
 }
 
 fn parse_segment(generation: Generation, level: &str, file: &str) -> Option<ObjectName> {
@@ -256,6 +325,14 @@ pub fn part_folder(generation: Generation) -> String {
     format!("{generation}/part/")
 }
 
+pub fn blob_folder(generation: Generation) -> String {
+    format!("{generation}/file/")
+}
+
+pub fn file_set_folder(generation: Generation) -> String {
+    format!("{generation}/files/")
+}
+
 pub fn mark_folder(generation: Generation) -> String {
     format!("{generation}/prune/")
 }
@@ -280,6 +357,8 @@ mod tests {
                 ObjectName::Snapshot(SnapshotName { generation, txid: first, term, time }),
                 ObjectName::Mark { generation, time },
                 ObjectName::Drill(DrillName { time, passed: t % 2 == 0, hash: g }),
+                ObjectName::Blob { generation, hash: BlobHash([hash as u8; 32]) },
+                ObjectName::FileSet(FileSetName { generation, txid: first, term, time, hash: a }),
             ] {
                 prop_assert_eq!(ObjectName::parse(name.key().as_str()), Some(name));
             }

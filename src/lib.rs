@@ -15,6 +15,7 @@ pub mod segment;
 pub mod store;
 // 2: history
 pub mod compaction;
+pub mod fileset;
 pub mod inventory;
 pub mod label;
 pub mod replica;
@@ -23,6 +24,7 @@ pub mod spool;
 // 3: work
 pub mod audit;
 pub mod drill;
+pub mod include;
 pub mod prune;
 pub mod replicator;
 pub mod restore;

@@ -23,7 +23,7 @@ mod delete;
 mod survey;
 
 use delete::Deleting;
-pub use delete::{DELETE_TIMEOUT, SETTLE, spare};
+pub use delete::{DELETE_TIMEOUT, SETTLE, spare, spare_blobs};
 pub use survey::{Survey, Surveyor};
 
 /// Default of the time between the two looks.

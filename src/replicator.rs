@@ -13,6 +13,7 @@
 //! | `ship.rs` | one replica |
 //! | `handle.rs` | what a running one can be asked for |
 //! | `prune.rs` | what its retention deletes |
+//! | `include.rs`, `take.rs` | files beside the database: when to look, and one look |
 //! | `maintain.rs`, `compact.rs` | compaction in one replica: when, and one job |
 //! | `shared.rs` | what they share |
 //! | `shipped.rs`, `verified.rs` | notes of what a replica has, for `verify`, and of what that found |
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 use crate::compaction;
 use crate::cron::Cron;
 use crate::engine::choice::Choice;
+use crate::include::Include;
 use crate::prune::GRACE;
 use crate::replica::Replica;
 use crate::retention::Policy;
@@ -47,6 +49,7 @@ mod crew;
 mod delta;
 pub mod due;
 mod handle;
+mod include;
 mod lock;
 mod maintain;
 mod pace;
@@ -58,6 +61,7 @@ mod shared;
 mod ship;
 pub mod shipped;
 mod snapshot;
+mod take;
 mod upload;
 pub mod verified;
 
@@ -101,6 +105,8 @@ pub struct Settings {
     /// While something is shipped, another writer's claim is noticed within this time.
     pub fence_interval: Duration,
     pub aims: Aims,
+    /// Which files beside the database are kept with it.
+    pub include: Option<Include>,
 }
 
 impl Settings {
@@ -124,6 +130,7 @@ impl Settings {
             compaction: compaction::Policy::default(),
             fence_interval: Duration::from_secs(30),
             aims: Aims::default(),
+            include: None,
         }
     }
 }
@@ -248,6 +255,12 @@ impl Replicator {
             let shipped = self.wait_for_shipped(place, false);
             // Whether it got there is in the report.
             tokio::time::timeout_at(deadline, shipped).await.ok();
+            if place > Place::ZERO && tokio::time::timeout_at(deadline, self.wait_for_files()).await.is_err() {
+                tracing::warn!(
+                    database = self.handle.shared.settings.name,
+                    "the files beside it were not looked at in time"
+                );
+            }
             // Nothing is ever sent: it is closed.
             (&mut self.capture).await.ok();
         }

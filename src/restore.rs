@@ -12,31 +12,38 @@
 //! | `files.rs` | the files while they are written |
 //! | `finish.rs` | proof, the engine's check, one file out of two |
 //! | `prove.rs` | the checksum of the result |
-//! | `target.rs` | the place where it goes |
+//! | `target.rs`, `moved.rs` | the place where it goes |
+//! | `beside.rs`, `stage.rs` | the files beside the database |
 //! | `losses.rs` | what cannot be restored, and what can instead |
 //! | `error.rs` | why it did not happen |
 
 mod apply;
+mod beside;
 mod error;
 mod execute;
 mod fetch;
 mod files;
 mod finish;
 mod losses;
+mod moved;
 mod plan;
 mod planner;
 pub mod point;
 mod prove;
 mod reading;
+mod stage;
 mod target;
 
 pub use apply::needed_blocks;
+pub use beside::{Action, FilesPlan, FilesTo, PlannedFile, from_file_set, plan_files};
 pub use error::{Damage, Fault, NoSuchPoint, RestoreError};
 pub use error::{DisplayMoment, DisplayWindow};
-pub use execute::{DEFAULT_JOBS, Execution, MAX_JOBS, Progress, Restored, Silent, restore};
+pub use execute::{
+    DEFAULT_JOBS, Execution, MAX_JOBS, Progress, Restored, RestoredFiles, Silent, restore, restore_with_files,
+};
 pub use fetch::{PIECE_BYTES, in_background};
 pub use losses::{no_object, outside};
 pub use plan::{RestorePlan, commit_json, kind_word, reason};
 pub use planner::{Planner, Request};
 pub use reading::{Reading, prove_part, prove_patch};
-pub use target::exists;
+pub use target::{Target, exists};

@@ -140,6 +140,7 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "max-lag": show_duration(s.aims().max_lag),
         "rpo": s.rpo.map_or("not set".to_owned(), show_duration),
         "rto": s.rto.map_or("not set".to_owned(), show_duration),
+        "include": s.include.show(),
     })
 }
 

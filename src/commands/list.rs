@@ -19,6 +19,8 @@ use crate::retention::Gaps;
 use crate::segment::Index;
 use crate::store::Store;
 
+mod files;
+
 /// Which of its faces a replica shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListWhat {
@@ -30,6 +32,8 @@ pub enum ListWhat {
     Segments,
     /// Every commit that can be named.
     Commits,
+    /// What was kept of the files beside the database.
+    Files,
 }
 
 /// What is asked for, as plain data.
@@ -111,7 +115,7 @@ pub async fn run(
     for generation in generations {
         let inventory = reading.inventory(generation).await.map_err(no_object)?;
         let windows = match options.what {
-            ListWhat::Snapshots | ListWhat::Segments => Vec::new(),
+            ListWhat::Snapshots | ListWhat::Segments | ListWhat::Files => Vec::new(),
             _ => Planner::new(reading.clone()).windows(&inventory).await,
         };
         let gaps = match options.what {
@@ -125,6 +129,7 @@ pub async fn run(
             ListWhat::Snapshots => lister.snapshots(),
             ListWhat::Segments => lister.segments(),
             ListWhat::Commits => lister.commits(&mut damage).await?,
+            ListWhat::Files => lister.files(&mut damage).await?,
         };
         match options.json {
             true => facts.push(value),

@@ -15,7 +15,7 @@ use crate::cli::{ListArgs, RestoreArgs, VerifyArgs};
 use crate::config::units::{parse_duration, parse_share};
 use crate::config::{Environment, ReplicaConfig};
 use crate::error::{Error, ExitCode};
-use crate::restore::DEFAULT_JOBS;
+use crate::restore::{DEFAULT_JOBS, FilesTo};
 use crate::status::system_clock;
 
 /// Clock, place and chance of this machine.
@@ -26,6 +26,7 @@ pub fn surroundings() -> Surroundings {
 pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Result<(), Error> {
     let source = Source::resolve(&args.source, environment)?;
     let target = args.output.unwrap_or_else(|| source.target.clone());
+    let files = args.files_to.map(FilesTo::Folder).or(args.with_files.then_some(FilesTo::Beside));
     let options = RestoreOptions {
         target,
         at: args.at,
@@ -36,6 +37,7 @@ pub fn execute_restore(args: RestoreArgs, environment: Environment<'_>) -> Resul
         dry_run: args.dry_run,
         check: !args.no_check,
         keep_wal: args.keep_wal,
+        files,
         jobs: args.jobs.map_or(DEFAULT_JOBS, usize::from),
         json: args.json.on,
         progress: std::io::stderr().is_terminal(),
@@ -51,6 +53,7 @@ pub fn execute_list(args: ListArgs, environment: Environment<'_>) -> Result<(), 
         (args.snapshots, ListWhat::Snapshots),
         (args.segments, ListWhat::Segments),
         (args.commits, ListWhat::Commits),
+        (args.files, ListWhat::Files),
     ];
     let what = asked.into_iter().find(|(is_asked, _)| *is_asked).map_or(ListWhat::Summary, |(_, what)| what);
     let options = ListOptions { what, from: args.from, to: args.to, json: args.json.on };

@@ -16,7 +16,8 @@ use crate::layout::LabelName;
 use crate::position::{ParseError, TimeMs};
 use crate::restore::point::{self, Point, PointError};
 use crate::restore::{
-    Execution, Planner, Reading, Request, RestoreError, RestorePlan, Restored, commit_json, exists, restore,
+    Action, Execution, FilesPlan, FilesTo, Planner, Reading, Request, RestoreError, RestorePlan, Restored,
+    RestoredFiles, Target, commit_json, exists, plan_files, restore_with_files,
 };
 use crate::store::Store;
 
@@ -39,6 +40,8 @@ pub struct RestoreOptions {
     pub check: bool,
     /// Leave a DuckDB database as main file and WAL.
     pub keep_wal: bool,
+    /// Together with the files that were kept with it.
+    pub files: Option<FilesTo>,
     pub jobs: usize,
     pub json: bool,
     /// Show how far it has come, on stderr.
@@ -58,6 +61,7 @@ impl RestoreOptions {
             dry_run: false,
             check: true,
             keep_wal: false,
+            files: None,
             jobs: crate::restore::DEFAULT_JOBS,
             json: false,
             progress: false,
@@ -87,10 +91,11 @@ pub async fn run(
     }
     let reading = Reading::new(store);
     let result = match options.dry_run {
-        true => Planner::new(reading).plan(&request).await.map(|plan| print_plan(&plan, options, out)),
+        true => plans(&reading, &request, options).await.map(|(plan, files)| print_plan(&plan, files, options, out)),
         false => {
             let how = execution(options, around);
-            restore(&reading, &request, &how).await.map(|restored| print_restored(&restored, options, out))
+            let restored = restore_with_files(&reading, &request, &how, options.files.as_ref()).await;
+            restored.map(|restored| print_restored(&restored, options, out))
         }
     };
     match result {
@@ -98,6 +103,19 @@ pub async fn run(
         Err(RestoreError::Nothing(what)) if options.if_replica_exists => nothing_done(options, &what, out),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What would be done, with the files where they are asked for.
+async fn plans(
+    reading: &Reading,
+    request: &Request,
+    options: &RestoreOptions,
+) -> Result<(RestorePlan, Option<FilesPlan>), RestoreError> {
+    let plan = Planner::new(reading.clone()).plan(request).await?;
+    let Some(to) = &options.files else { return Ok((plan, None)) };
+    let target = Target::new(&options.target, plan.engine)?;
+    let files = plan_files(reading, &plan, request, to, &target).await?;
+    Ok((plan, Some(files)))
 }
 
 /// What `--at` and `--generation` ask for.
@@ -139,11 +157,18 @@ fn nothing_done(options: &RestoreOptions, why: &str, out: &mut (dyn Write + Send
     }
 }
 
-fn print_plan(plan: &RestorePlan, options: &RestoreOptions, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-    match options.json {
-        true => print_value(out, &json!({ "restored": false, "plan": plan.to_json() })),
-        false => print_text(out, &format!("{plan}\n")),
+fn print_plan(
+    plan: &RestorePlan,
+    files: Option<FilesPlan>,
+    options: &RestoreOptions,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Error> {
+    if options.json {
+        let files = files.map(|files| files.to_json());
+        return print_value(out, &json!({ "restored": false, "plan": plan.to_json(), "files": files }));
     }
+    let files = files.map_or(String::new(), |files| format!("{files}\n"));
+    print_text(out, &format!("{plan}\n{files}"))
 }
 
 fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn Write + Send)) -> Result<(), Error> {
@@ -161,6 +186,7 @@ fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn 
                 "has_wal": restored.has_wal,
                 "kept": restored.kept.as_deref().map(shown),
                 "notes": plan.notes,
+                "files": restored.files.as_ref().map(files_json),
             }),
         );
     }
@@ -180,7 +206,31 @@ fn print_restored(restored: &Restored, options: &RestoreOptions, out: &mut (dyn 
     if let Some(kept) = &restored.kept {
         text.push_str(&format!("  the old file is kept as {}\n", kept.display()));
     }
+    text.push_str(&restored.files.as_ref().map_or(String::new(), files_text));
     print_text(out, &text)
+}
+
+fn files_json(files: &RestoredFiles) -> Value {
+    let mut value = files.plan.to_json();
+    value["kept"] = files.kept.iter().map(|path| shown(path)).collect();
+    value
+}
+
+fn files_text(files: &RestoredFiles) -> String {
+    let (count, plan) = (files.plan.files.len(), &files.plan);
+    let time = point::format_time(plan.set.time);
+    let mut text = format!("  files    {count} as of {time}, in {}\n", plan.folder.display());
+    for planned in &plan.files {
+        let done = match planned.action {
+            Action::Leave => " (was there already)",
+            _ => "",
+        };
+        text.push_str(&format!("           {}{done}\n", planned.file.path));
+    }
+    for kept in &files.kept {
+        text.push_str(&format!("  the old file is kept as {}\n", kept.display()));
+    }
+    text
 }
 
 fn shown(path: &Path) -> Value {

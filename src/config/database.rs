@@ -8,8 +8,9 @@ use serde_yaml_ng::Value;
 
 use super::fields::{Fields, ShareOrSize};
 use super::group::fill_in;
+use super::include::IncludeSettings;
 use super::proofs::{self, DrillSettings, VerifySettings};
-use super::{Config, ConfigError, Retention, Schedule, schedule};
+use super::{Config, ConfigError, Retention, Schedule, include, schedule};
 use crate::error::Error;
 use crate::replicator::due::{Rules, WayLimit};
 use crate::retention::Policy;
@@ -17,7 +18,7 @@ use crate::status::{Aims, MAX_LAG};
 use crate::store::{Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 14] = [
+pub const SETTINGS_KEYS: [&str; 17] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
@@ -32,6 +33,9 @@ pub const SETTINGS_KEYS: [&str; 14] = [
     "max-lag",
     "rpo",
     "rto",
+    include::KEYS[0],
+    include::KEYS[1],
+    include::KEYS[2],
 ];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
 const REPLICA_KEYS: [&str; 14] = [
@@ -87,6 +91,8 @@ pub struct Settings {
     pub max_lag: Option<Duration>,
     pub rpo: Option<Duration>,
     pub rto: Option<Duration>,
+    /// Which files beside the database are kept with it.
+    pub include: IncludeSettings,
 }
 
 impl Default for Settings {
@@ -104,6 +110,7 @@ impl Default for Settings {
             max_lag: None,
             rpo: None,
             rto: None,
+            include: IncludeSettings::default(),
         }
     }
 }
@@ -124,6 +131,7 @@ impl Settings {
             max_lag: fields.duration("max-lag", AIM)?.or(defaults.max_lag),
             rpo: fields.duration("rpo", AIM)?.or(defaults.rpo),
             rto: fields.duration("rto", AIM)?.or(defaults.rto),
+            include: IncludeSettings::read(fields, &defaults.include)?,
         };
         // Commits wait for so long before they are shipped: the bound would be broken by a replica that is well.
         if settings.max_lag.is_some_and(|max_lag| max_lag <= settings.sync_interval) {

@@ -54,6 +54,9 @@ fn replica_value(replica: &ReplicaStatus) -> Value {
             let why = replica.snapshot_reason.map(|reason| reason.to_string());
             json!({ "txid": txid.0, "time_ms": time.0, "why": why })
         }),
+        "files": replica.files.map(|(txid, time, count)| {
+            json!({ "txid": txid.0, "time_ms": time.0, "files": count, "left_out": replica.files_left_out })
+        }),
         "verify": proofs_value(&replica.verify),
         "drill": proofs_value(&replica.drill),
     })

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::layout::{self, ObjectName, PartHash, SnapshotName};
+use crate::fileset::FileSets;
+use crate::layout::{self, BlobHash, ObjectName, PartHash, SnapshotName};
 use crate::position::{Generation, TimeMs};
 use crate::replica::{Marked, Replica, ReplicaError};
 use crate::retention::{Decision, GenerationPlan, Mark, Stage};
@@ -177,10 +178,40 @@ pub async fn spare(
     now: TimeMs,
     settle: Duration,
 ) -> Result<bool, ReplicaError> {
-    let is_ours = |key: &String| match ObjectName::parse(key) {
-        Some(ObjectName::Part { hash, .. }) => parts.contains(&hash),
-        _ => false,
-    };
+    let is_ours = |name: ObjectName| matches!(name, ObjectName::Part { hash, .. } if parts.contains(&hash));
+    if !take_back(replica, generation, is_ours, now, settle).await? {
+        return Ok(true);
+    }
+    let there: BTreeSet<PartHash> = replica.parts(generation).await?.into_iter().map(|listed| listed.name).collect();
+    Ok(parts.is_subset(&there))
+}
+
+/// The same before a file set is made visible.
+pub async fn spare_blobs(
+    replica: &Replica,
+    generation: Generation,
+    blobs: &BTreeSet<BlobHash>,
+    now: TimeMs,
+    settle: Duration,
+) -> Result<bool, ReplicaError> {
+    let is_ours = |name: ObjectName| matches!(name, ObjectName::Blob { hash, .. } if blobs.contains(&hash));
+    if !take_back(replica, generation, is_ours, now, settle).await? {
+        return Ok(true);
+    }
+    let (there, _) = FileSets::new(replica.store().clone()).blobs(generation).await?;
+    let there: BTreeSet<BlobHash> = there.into_iter().map(|listed| listed.name).collect();
+    Ok(blobs.is_subset(&there))
+}
+
+/// Takes back every mark that names one of ours, and waits for requests that were under way. `false`: there was none.
+async fn take_back(
+    replica: &Replica,
+    generation: Generation,
+    is_ours: impl Fn(ObjectName) -> bool,
+    now: TimeMs,
+    settle: Duration,
+) -> Result<bool, ReplicaError> {
+    let is_ours = |key: &String| ObjectName::parse(key).is_some_and(&is_ours);
     let mut taken_back = false;
     for marked in replica.marks(generation).await? {
         let Marked { mark, .. } = &marked;
@@ -192,14 +223,12 @@ pub async fn spare(
         replica.store().delete(&[marked.key(generation)]).await?;
         taken_back = true;
     }
-    if !taken_back {
-        return Ok(true);
+    if taken_back {
+        tracing::info!(
+            replica = replica.describe(),
+            "something is needed that was about to be pruned; its mark is taken back"
+        );
+        tokio::time::sleep(settle).await;
     }
-    tracing::info!(
-        replica = replica.describe(),
-        "a snapshot needs parts that were about to be pruned; their mark is taken back"
-    );
-    tokio::time::sleep(settle).await;
-    let there: BTreeSet<PartHash> = replica.parts(generation).await?.into_iter().map(|listed| listed.name).collect();
-    Ok(parts.is_subset(&there))
+    Ok(taken_back)
 }

@@ -1,9 +1,10 @@
 //! What a running replicator can be asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::shared::{Command, Shared};
 use super::{Final, SyncError, verified};
@@ -68,7 +69,8 @@ impl Handle {
                 place = place => place.map_err(|_| Final::Failed("capture ended".to_owned()))?,
                 end = self.failed() => return Err(end),
             };
-            self.wait_for_shipped(place, false).await.map(|()| place)
+            self.wait_for_shipped(place, false).await?;
+            self.wait_for_files().await.map(|()| place)
         };
         self.within(timeout, wait).await
     }
@@ -115,6 +117,21 @@ impl Handle {
             let living = status.replicas.iter().filter(|replica| !replica.state.is_final());
             final_error(status).is_some()
                 || living.clone().all(|r| r.shipped >= place && (!with_snapshot || r.snapshot.is_some()))
+        };
+        self.status().wait_for(is_there).await;
+        final_error(&self.status().snapshot()).map_or(Ok(()), Err)
+    }
+
+    /// Waits until the files beside the database, as they are now, are in every replica that has a commit to keep them with.
+    pub(super) async fn wait_for_files(&self) -> Result<(), Final> {
+        if self.shared.settings.include.is_none() {
+            return Ok(());
+        }
+        let number = self.shared.looks_asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.shared.asked_for_files.iter().for_each(Notify::notify_one);
+        let is_there = |status: &StatusSnapshot| {
+            let mut waiting = status.replicas.iter().filter(|r| !r.state.is_final() && r.shipped.txid > Txid::ZERO);
+            final_error(status).is_some() || waiting.all(|replica| replica.files_looked >= number)
         };
         self.status().wait_for(is_there).await;
         final_error(&self.status().snapshot()).map_or(Ok(()), Err)

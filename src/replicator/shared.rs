@@ -1,13 +1,14 @@
 //! What the tasks of one database share.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::engine::EngineKind;
+use crate::include::Live;
 use crate::layout::PartHash;
 use crate::position::Generation;
 use crate::replica::Replica;
@@ -63,6 +64,12 @@ pub(super) struct Shared {
     pub course: watch::Sender<Option<Course>>,
     /// Per replica: somebody wants a snapshot now.
     pub asked: Vec<Notify>,
+    /// Per replica: somebody wants the files beside the database looked at now.
+    pub asked_for_files: Vec<Notify>,
+    /// How often somebody wanted that.
+    pub looks_asked: AtomicU64,
+    /// No file of it is opened as one that lies beside another database.
+    _live: Live,
     contacts: Mutex<Vec<Option<Contact>>>,
     commands: Mutex<Vec<Command>>,
 }
@@ -78,6 +85,7 @@ impl Shared {
     ) -> Shared {
         Shared {
             contacts: Mutex::new(vec![None; replicas.len()]),
+            _live: Live::new(&settings.path),
             settings,
             status,
             spool,
@@ -88,6 +96,8 @@ impl Shared {
             writer: format!("{:032x}", rand::random::<u128>()),
             course: watch::channel(None).0,
             asked: replicas.iter().map(|_| Notify::new()).collect(),
+            asked_for_files: replicas.iter().map(|_| Notify::new()).collect(),
+            looks_asked: AtomicU64::new(0),
             replicas,
             commands: Mutex::new(Vec::new()),
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Final;
+use super::include::Files;
 use super::maintain::Compactions;
 use super::prune::Prunings;
 use super::rebuild;
@@ -39,6 +40,7 @@ pub(super) struct Shipping {
     snapshots: Snapshots,
     prunings: Prunings,
     compactions: Compactions,
+    files: Files,
     note: ShippedNote,
 }
 
@@ -115,6 +117,7 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
     let mut shipping = Shipping {
         prunings: Prunings::new(shared.clone(), index, contact.place().unwrap_or(Place::ZERO), snapshots.newest()),
         compactions: Compactions::new(shared.clone(), index, &course, &contact),
+        files: Files::new(shared.clone(), index, &course),
         snapshots,
         shared: shared.clone(),
         replica: replica.clone(),
@@ -229,17 +232,26 @@ impl Shipping {
             if !self.prunings.is_running() {
                 self.snapshots.advance(self.shipped)?;
             }
-            if !self.snapshots.is_running() && self.claimed.is_some() {
+            if !self.snapshots.is_running() && !self.files.is_running() && self.claimed.is_some() {
                 self.prunings.advance(self.shipped, self.snapshots.newest());
             }
-            let due = [self.next_due(), self.compactions.due()].into_iter().flatten().min();
-            let asked = &self.shared.asked[self.index];
+            // Neither beside the other: a new set relies on blobs that it finds in the replica.
+            if !self.prunings.is_running() {
+                self.files.advance(self.claimed, self.shipped, self.snapshots.newest())?;
+            }
+            let files = self.files.due(self.claimed, self.shipped, self.snapshots.newest());
+            let files = files.filter(|_| !self.prunings.is_running());
+            let due = [self.next_due(), self.compactions.due(), files].into_iter().flatten().min();
+            let (asked, asked_for_files) = (&self.shared.asked[self.index], &self.shared.asked_for_files[self.index]);
             tokio::select! {
                 changed = sealed.changed() => if changed.is_err() { return Ok(()) },
                 () = self.snapshots.finished() => {}
                 () = self.compactions.finished() => {}
                 () = self.prunings.finished() => {}
+                () = self.files.finished() => {}
                 () = asked.notified() => self.snapshots.need(),
+                // Looked at in the next round.
+                () = asked_for_files.notified() => {}
                 () = sleep_until(due) => {}
             }
         }
@@ -248,6 +260,7 @@ impl Shipping {
     /// When there is something to do although nothing was sealed. While one of them runs, its end wakes.
     fn next_due(&self) -> Option<Instant> {
         let prune = self.prunings.due(self.shipped, self.snapshots.newest()).filter(|_| self.claimed.is_some());
+        let prune = prune.filter(|_| !self.files.is_running());
         let is_busy = self.prunings.is_running() || self.snapshots.is_running();
         self.snapshots.due(self.shipped).into_iter().chain(prune).min().filter(|_| !is_busy)
     }
@@ -261,6 +274,7 @@ impl Shipping {
         if let Some(course) = course.filter(|course| course.generation != self.course.generation) {
             self.snapshots.set_course(&course);
             self.compactions.set_course(&course);
+            self.files.set_course(&course);
             self.course = course;
         }
     }

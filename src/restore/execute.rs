@@ -9,6 +9,7 @@ use crate::engine::choice::EngineOf;
 use crate::layout::ObjectName;
 use crate::position::TimeMs;
 use crate::restore::apply::Apply;
+use crate::restore::beside::{FilesPlan, FilesTo, plan_files};
 use crate::restore::error::{Fault, RestoreError};
 use crate::restore::fetch::{self, Advance, in_background};
 use crate::restore::files::{EarlySync, Files, Unfinished};
@@ -16,6 +17,7 @@ use crate::restore::finish;
 use crate::restore::plan::RestorePlan;
 use crate::restore::planner::{Planner, Request};
 use crate::restore::reading::Reading;
+use crate::restore::stage::{Staged, stage};
 use crate::restore::target::Target;
 
 /// Requests at a time, where nothing else is asked for.
@@ -74,26 +76,60 @@ pub struct Restored {
     pub checked: bool,
     /// A WAL lies beside the file, and belongs to it.
     pub has_wal: bool,
+    /// What was restored beside it, where that was asked for.
+    pub files: Option<RestoredFiles>,
+}
+
+/// The files that were restored beside a database.
+#[derive(Debug, Clone)]
+pub struct RestoredFiles {
+    pub plan: FilesPlan,
+    /// Where those are that were there before.
+    pub kept: Vec<PathBuf>,
 }
 
 /// Restores what is asked for. When an object turns out to be missing or broken, another way is looked for; only when there
 /// is none does it end, with what is lost and what is not.
 pub async fn restore(reading: &Reading, request: &Request, how: &Execution) -> Result<Restored, RestoreError> {
+    restore_with_files(reading, request, how, None).await
+}
+
+/// The same together with the files beside the database, where it is said where to: all of them, or nothing.
+pub async fn restore_with_files(
+    reading: &Reading,
+    request: &Request,
+    how: &Execution,
+    files_to: Option<&FilesTo>,
+) -> Result<Restored, RestoreError> {
     let mut planner = Planner::new(reading.clone());
     loop {
         let plan = planner.plan(request).await?;
         let target = Target::new(&how.target, plan.engine)?;
         target.check(how.overwrite)?;
-        target.check_space(plan.target_bytes().saturating_add(how.spare_bytes))?;
+        let files = match files_to {
+            Some(to) => Some(plan_files(reading, &plan, request, to, &target).await?),
+            None => None,
+        };
+        let file_bytes =
+            files.as_ref().map_or(Ok(0), |files| files.check(how.overwrite).map(|()| files.write_bytes()))?;
+        target.check_space(plan.target_bytes().saturating_add(how.spare_bytes).saturating_add(file_bytes))?;
         for note in &plan.notes {
             how.progress.note(note);
         }
         for path in target.left_behind() {
             how.progress.note(&format!("{} is of a restore that still runs or was killed", path.display()));
         }
-        let fault = match attempt(reading, &plan, &target, how).await {
+        // Small and soon there: what is wrong with them is known before the database is fetched.
+        let staged = match &files {
+            Some(files) => Some(Arc::new(stage(reading, files, &target, how).await?)),
+            None => None,
+        };
+        let fault = match attempt(reading, &plan, &target, how, staged.clone()).await {
             Ok((kept, has_wal)) => {
-                return Ok(Restored { plan, target: target.path().to_owned(), kept, checked: how.check, has_wal });
+                let kept_files = staged.map_or_else(Vec::new, |staged| staged.kept());
+                let files = files.map(|plan| RestoredFiles { plan, kept: kept_files });
+                let target = target.path().to_owned();
+                return Ok(Restored { plan, target, kept, checked: how.check, has_wal, files });
             }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Fault(fault)) => fault,
@@ -132,6 +168,7 @@ async fn attempt(
     plan: &RestorePlan,
     target: &Target,
     how: &Execution,
+    staged: Option<Arc<Staged>>,
 ) -> Result<(Option<PathBuf>, bool), Failure> {
     let unfinished = target.unfinished(plan.engine, how.random);
     let fail = |fault| failure(fault, plan, target);
@@ -148,7 +185,7 @@ async fn attempt(
     let (target, how, main) = (target.clone(), how.clone(), unfinished.main.clone());
     let installed = tokio::task::spawn_blocking(move || {
         finish::sync(&unfinished.main)?;
-        target.install(&unfinished, has_wal, how.overwrite, how.now)
+        target.install(&unfinished, has_wal, how.overwrite, how.now, staged.as_deref())
     });
     let kept = installed.await.map_err(|error| ended_early(&main, error))??;
     Ok((kept, has_wal))

@@ -12,7 +12,9 @@ use crate::engine::EngineKind;
 use crate::position::TimeMs;
 use crate::restore::error::RestoreError;
 use crate::restore::files::{Unfinished, with_ending};
+use crate::restore::moved::Moved;
 use crate::restore::point::format_time;
+use crate::restore::stage::Staged;
 
 /// Endings of the names of files that an engine keeps beside a database and would apply to whatever file is there.
 const SQLITE_COMPANIONS: &[&str] = &["-wal", "-shm", "-journal"];
@@ -148,17 +150,21 @@ impl Target {
         Unfinished::new(main, wal, companions(engine))
     }
 
-    /// Puts finished and durable files at the target. What was there before is kept, and its new name is returned; after an
-    /// error, it is back where it was.
+    /// Puts finished and durable files at the target, and with them those beside the database. What was there before is kept, and
+    /// its new name is returned; after an error, all of it is back where it was.
     pub fn install(
         &self,
         from: &Unfinished,
         has_wal: bool,
         overwrite: bool,
         now: TimeMs,
+        beside: Option<&Staged>,
     ) -> Result<Option<PathBuf>, RestoreError> {
         self.check(overwrite)?;
         let mut moved = Moved::default();
+        if let Some(staged) = beside {
+            staged.install(&mut moved, now)?;
+        }
         let kept = self.keep_old(&mut moved, now)?;
         if has_wal {
             // The database's own log first: a database without it would be an older one.
@@ -189,23 +195,24 @@ impl Target {
     }
 
     fn kept_name(&self, now: TimeMs) -> Result<PathBuf, RestoreError> {
-        let stamp: String =
-            format_time(TimeMs(now.0 / 1000 * 1000)).chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-        let base = with_ending(&self.path, &format!(".before-restore-{}", stamp.replace("000Z", "Z")));
-        for number in 1..MAX_KEPT_NAMES {
-            let name = if number == 1 { base.clone() } else { with_ending(&base, &format!("-{number}")) };
-            let mut taken = exists(&name)?;
-            for ending in self.endings {
-                taken |= exists(&with_ending(&name, ending))?;
-            }
-            if !taken {
-                return Ok(name);
-            }
-        }
-        Err(RestoreError::Refused {
-            problem: format!("too many files are kept as {}", base.display()),
-            next_step: "remove those that are not needed any more",
-        })
+        kept_name(&self.path, self.endings, now)
+    }
+
+    /// Is this the name of the database, of something that its engine keeps beside it, or of an unfinished restore of it?
+    pub fn claims(&self, path: &Path) -> bool {
+        let is_own = |ending: &&str| with_ending(&self.path, ending) == path;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_unfinished = path.parent() == Some(&self.folder) && name.starts_with(&self.unfinished_prefix());
+        std::iter::once(&"").chain(self.endings).any(is_own) || is_unfinished
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A name in `folder` that nobody else uses, for what is restored beside the database.
+    pub fn staging(&self, folder: &Path, random: u32) -> PathBuf {
+        folder.join(format!("{}{}-{random:08x}.files", self.unfinished_prefix(), std::process::id()))
     }
 
     /// Gives a new file the permissions and, where allowed, the owner of the file that it is about to replace.
@@ -230,57 +237,25 @@ impl Target {
     }
 }
 
-/// Steps that are taken back, the last one first, unless they are declared done.
-#[derive(Debug, Default)]
-struct Moved(Vec<Step>);
-
-#[derive(Debug)]
-enum Step {
-    Renamed { from: PathBuf, to: PathBuf },
-    Named(PathBuf),
-}
-
-impl Moved {
-    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
-        fs::rename(from, to).map_err(RestoreError::io("cannot move", from))?;
-        self.0.push(Step::Renamed { from: from.to_owned(), to: to.to_owned() });
-        Ok(())
-    }
-
-    /// Gives a finished file its name, unless something has it meanwhile.
-    fn place(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
-        match fs::hard_link(from, to) {
-            Ok(()) => {
-                // The name under which it was written goes when the unfinished files are dropped.
-                self.0.push(Step::Named(to.to_owned()));
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RestoreError::Refused {
-                problem: format!("{} was created by somebody else meanwhile", to.display()),
-                next_step: "look at what it is",
-            }),
-            // A file system without links.
-            Err(_) => self.rename(from, to),
+/// The name under which what is at `path` is kept, with what has its name and one of `endings`.
+pub(super) fn kept_name(path: &Path, endings: &[&str], now: TimeMs) -> Result<PathBuf, RestoreError> {
+    let stamp: String =
+        format_time(TimeMs(now.0 / 1000 * 1000)).chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let base = with_ending(path, &format!(".before-restore-{}", stamp.replace("000Z", "Z")));
+    for number in 1..MAX_KEPT_NAMES {
+        let name = if number == 1 { base.clone() } else { with_ending(&base, &format!("-{number}")) };
+        let mut taken = exists(&name)?;
+        for ending in endings {
+            taken |= exists(&with_ending(&name, ending))?;
+        }
+        if !taken {
+            return Ok(name);
         }
     }
-
-    fn done(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Moved {
-    fn drop(&mut self) {
-        for step in self.0.iter().rev() {
-            let (path, result) = match step {
-                Step::Renamed { from, to } => (from, fs::rename(to, from)),
-                Step::Named(path) => (path, fs::remove_file(path)),
-            };
-            if let Err(error) = result {
-                tracing::error!(path = %path.display(), %error, "what was there could not be put back");
-            }
-        }
-    }
+    Err(RestoreError::Refused {
+        problem: format!("too many files are kept as {}", base.display()),
+        next_step: "remove those that are not needed any more",
+    })
 }
 
 /// Makes names in a directory survive a power cut.

@@ -73,13 +73,14 @@ pub struct GapRecord {
 }
 
 /// The kinds of errors that are counted, for who wants to tell of those too that did not happen.
-pub const ERROR_KINDS: [&str; 22] = [
+pub const ERROR_KINDS: [&str; 23] = [
     "capture",
     "compaction",
     "compaction-input",
     "drill",
     "final",
     "gap",
+    "include",
     "not-capturable",
     "panic",
     "prune",
@@ -216,6 +217,12 @@ pub struct ReplicaStatus {
     pub snapshot_duration: Option<Duration>,
     /// Since when new commits cannot be restored from it: it lacks a snapshot for them, or takes nothing any more.
     pub stale_since: Option<TimeMs>,
+    /// The newest file set that this process knows of, and how many files are in it.
+    pub files: Option<(Txid, TimeMs, usize)>,
+    /// Files beside the database that somebody wants kept and that are not.
+    pub files_left_out: usize,
+    /// The look at the files that was asked for with this number, and all before it, was taken.
+    pub files_looked: u64,
     /// Segments that this process made of others, and up to which commit, for levels 1 to 3.
     pub compacted: [(u64, Txid); 3],
     pub verify: Proofs,

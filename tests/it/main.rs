@@ -4,6 +4,7 @@ mod audit;
 mod cli;
 mod config;
 mod duckdb;
+mod files;
 mod fleet;
 mod format;
 mod history;

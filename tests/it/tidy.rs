@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
-    &["compaction", "inventory", "label", "replica", "retention", "spool"],
-    &["audit", "drill", "prune", "replicator", "restore", "verify", "watcher"],
+    &["compaction", "fileset", "inventory", "label", "replica", "retention", "spool"],
+    &["audit", "drill", "include", "prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor", "systemd", "web"],
 ];
 
@@ -22,13 +22,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("aws_sdk_s3", &["src/store/s3"]),
     ("aws_smithy_types", &["src/store/s3"]),
     ("croner", &["src/cron"]),
-    ("glob", &["src/config/group"]),
+    ("glob", &["src/config/group", "src/include"]),
     ("notify", &["src/watcher"]),
     ("hyper", &["src/web"]),
     ("hyper_util", &["src/web"]),
     ("http_body_util", &["src/web"]),
     ("prost", &["src/segment"]),
-    ("sha2", &["src/audit"]),
+    ("sha2", &["src/checksum"]),
     ("lz4_flex", &["src/segment"]),
     ("zstd", &["src/segment"]),
     ("crc32fast", &["src/segment"]),

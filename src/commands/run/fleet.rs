@@ -194,6 +194,7 @@ pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Resu
         spool_limit: s.spool_limit,
         retention: database.replicas.iter().map(|replica| database.policy(replica)).collect(),
         aims: s.aims(),
+        include: s.include.of(&database.path).map_err(|problem| Error::usage(format!("include: {problem}")))?,
         ..Settings::new(&database.path)
     };
     let (mut replicas, mut requests) = (Vec::new(), Vec::new());
