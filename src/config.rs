@@ -15,6 +15,7 @@ mod expand;
 mod fields;
 mod group;
 pub mod include;
+pub mod limits;
 pub mod litestream;
 pub mod proofs;
 pub mod retention;
@@ -219,7 +220,8 @@ impl Config {
             None => DatabaseConfig::new(path, &self).map_err(|error| Error::usage(error.to_string()))?,
         };
         if !urls.is_empty() {
-            let replica = |url: &String| ReplicaConfig::new(url.clone(), StoreOptions::default());
+            let options = StoreOptions { limits: database.settings.limits.clone(), ..StoreOptions::default() };
+            let replica = |url: &String| ReplicaConfig::new(url.clone(), options.clone());
             database.replicas = urls.iter().map(replica).collect::<Result<_, _>>()?;
             database.default_replica = false;
         }

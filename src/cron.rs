@@ -45,6 +45,15 @@ impl Zone {
     pub fn parse(name: &str) -> Result<Zone, CronError> {
         TimeZone::get(name).map(Zone).map_err(|_| CronError::Zone(name.chars().take(MAX_CHARS).collect()))
     }
+
+    /// The day of the week, from Monday (0) on, and the minute of the day that its clocks show. Before and after what a calendar
+    /// knows, its first moment.
+    pub fn clock(&self, now: TimeMs) -> (usize, u16) {
+        let moment = i64::try_from(now.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default();
+        let local = moment.to_zoned(self.0.clone());
+        let day = usize::try_from(local.weekday().to_monday_zero_offset()).unwrap_or(0);
+        (day, u16::try_from(i32::from(local.hour()) * 60 + i32::from(local.minute())).unwrap_or(0))
+    }
 }
 
 impl fmt::Display for Zone {

@@ -12,22 +12,31 @@ use bytes::Bytes;
 pub mod compare;
 pub mod file;
 mod gate;
+pub mod limited;
+pub mod limits;
 pub mod memory;
 pub mod options;
 pub mod probe;
 pub mod requests;
 pub mod retry;
 pub mod s3;
+pub mod traffic;
 pub mod url;
 
 pub use compare::{read_surely, same_content};
+use limited::Limited;
+pub use limits::Limits;
 pub use options::{ChecksumMode, OptionError, Secret, Sse, StoreOptions};
 pub use probe::{CreateOnly, probe};
 pub use requests::Requests;
+use traffic::{Limiter, Traffic};
 pub use url::{Location, UrlError, UrlProblem};
 
 /// Objects in one listing, a bound for memory: 10 million are a GB, and years of segments.
 pub const LIST_MAX: usize = 10_000_000;
+
+/// Tries of one call to a store with limits may be spread over this much more: each of them may have to wait for its turn.
+const LIMITED_TOTAL: Duration = Duration::from_secs(3600);
 
 /// The name of an object, relative to the replica's prefix: segments of `[a-z0-9._-]`, joined by `/`, none of them
 /// `.` or `..`, at most `MAX_BYTES` long.
@@ -176,18 +185,21 @@ pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, UrlErro
 /// Opens a store whose every attempt is counted, retried by the rules of `retry`.
 pub fn open_counted(url: &str, options: &StoreOptions) -> Result<Opened, UrlError> {
     let (location, options) = url::parse(url, options)?;
-    let inner: Arc<dyn Store> = match location {
-        Location::S3 { bucket, prefix } => Arc::new(s3::S3Store::new(bucket, prefix, &options)),
-        Location::Directory(root) => Arc::new(file::FileStore::new(root)),
-        Location::Memory(name) => Arc::new(memory::MemoryStore::shared(&name)),
-    };
+    let requests = Arc::new(Requests::default());
+    let limiter = (!options.limits.is_empty()).then(|| Limiter::shared(&location.store(&options), &options.limits));
     let mut policy = retry::RetryPolicy::default();
     if let Some(retries) = options.max_retries {
         policy.max_tries = retries.saturating_add(1);
     }
-    // A request that hangs is bounded by its own time-out, and must leave time to try again.
+    // A request that hangs is bounded by its own time-out, and must leave time to try again; so must one that waited for its limits.
     policy.max_total += options.request_timeout.unwrap_or(s3::REQUEST_TIMEOUT) * 2;
-    let requests = Arc::new(Requests::default());
+    policy.max_total += if limiter.is_some() { LIMITED_TOTAL } else { Duration::ZERO };
+    let traffic = Arc::new(Traffic::new(requests.clone(), limiter));
+    let inner: Arc<dyn Store> = match location {
+        Location::S3 { bucket, prefix } => Arc::new(s3::S3Store::new(bucket, prefix, &options).through(traffic)),
+        Location::Directory(root) => Arc::new(Limited::new(Arc::new(file::FileStore::new(root)), traffic)),
+        Location::Memory(name) => Arc::new(Limited::new(Arc::new(memory::MemoryStore::shared(&name)), traffic)),
+    };
     let counted = Arc::new(requests::Counted::new(inner, requests.clone()));
     let gated = Arc::new(gate::Gated::new(counted));
     let store = Arc::new(retry::Retrying::new(gated, policy, Arc::new(retry::RealPace::default())));

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{litestream, print, print_json, runtime};
 use crate::cli::{CheckArgs, ConfigArg};
+use crate::config::limits;
 use crate::config::proofs::VerifySettings;
 use crate::config::retention::show;
 use crate::config::units::{show_duration, show_size};
@@ -54,9 +55,11 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
                 writeln!(text, "    {line}").ok();
             }
             facts["url"] = json!(replica.shown_url());
-            let retention = show(database.policy(replica).as_ref());
-            writeln!(text, "    retention: {retention}").ok();
-            facts["retention"] = json!(retention);
+            let policy = show(database.policy(replica).as_ref());
+            for (key, value) in [("retention", policy), ("limits", limits::show(&replica.options.limits))] {
+                writeln!(text, "    {key}: {value}").ok();
+                facts[key] = json!(value);
+            }
             match answer {
                 None => {}
                 Some(Ok(what)) => {

@@ -130,7 +130,7 @@ pub async fn restore_from_any(
         let is_last = number + 1 == replicas.len();
         let lenient = options.if_replica_exists && is_last && errors.iter().all(has_nothing);
         let options = RestoreOptions { if_replica_exists: lenient, ..options.clone() };
-        let error = match restore::run(open(replica)?, &options, around, out).await {
+        let error = match restore::run(open(&replica.unlimited())?, &options, around, out).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };

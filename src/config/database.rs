@@ -10,15 +10,15 @@ use super::fields::{Fields, ShareOrSize};
 use super::group::fill_in;
 use super::include::IncludeSettings;
 use super::proofs::{self, DrillSettings, VerifySettings};
-use super::{Config, ConfigError, Retention, Schedule, include, schedule};
+use super::{Config, ConfigError, Retention, Schedule, include, limits, schedule};
 use crate::error::Error;
 use crate::replicator::due::{Rules, WayLimit};
 use crate::retention::Policy;
 use crate::status::{Aims, MAX_LAG};
-use crate::store::{Secret, StoreOptions};
+use crate::store::{Limits, Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 17] = [
+pub const SETTINGS_KEYS: [&str; 18] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
@@ -27,6 +27,7 @@ pub const SETTINGS_KEYS: [&str; 17] = [
     "snapshot-spacing",
     "spool-limit",
     "retention",
+    "limits",
     "schedule",
     "verify",
     "drill",
@@ -38,9 +39,10 @@ pub const SETTINGS_KEYS: [&str; 17] = [
     include::KEYS[2],
 ];
 const DATABASE_KEYS: [&str; 3] = ["path", "state-dir", "replicas"];
-const REPLICA_KEYS: [&str; 14] = [
+const REPLICA_KEYS: [&str; 15] = [
     "url",
     "retention",
+    "limits",
     "endpoint",
     "region",
     "access-key-id",
@@ -83,6 +85,8 @@ pub struct Settings {
     pub spool_limit: u64,
     /// Of every replica that does not say otherwise.
     pub retention: Retention,
+    /// Of every store that does not say otherwise.
+    pub limits: Limits,
     /// What is done by the clock.
     pub schedule: Schedule,
     pub verify: VerifySettings,
@@ -104,6 +108,7 @@ impl Default for Settings {
             snapshots: Rules::default(),
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
+            limits: Limits::default(),
             schedule: Schedule::default(),
             verify: VerifySettings::default(),
             drill: DrillSettings::default(),
@@ -125,6 +130,7 @@ impl Settings {
             snapshots: read_rules(fields, &defaults.snapshots)?,
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),
+            limits: limits::read(fields)?.unwrap_or_else(|| defaults.limits.clone()),
             schedule: schedule::read(fields)?.unwrap_or_else(|| defaults.schedule.clone()),
             verify: proofs::read_verify(fields)?.unwrap_or_else(|| defaults.verify.clone()),
             drill: proofs::read_drill(fields)?.unwrap_or_else(|| defaults.drill.clone()),
@@ -198,8 +204,9 @@ impl DatabaseConfig {
         let Some(url) = beside.to_str().map(str::to_owned) else {
             return Err(ConfigError::at(at, format!("{} is not Unicode", path.display())));
         };
-        let replicas = vec![ReplicaConfig { url, options: StoreOptions::default(), retention: Retention::Inherited }];
         let settings = config.defaults.clone();
+        let options = StoreOptions { limits: settings.limits.clone(), ..StoreOptions::default() };
+        let replicas = vec![ReplicaConfig { url, options, retention: Retention::Inherited }];
         Ok(DatabaseConfig { path, name, state_dir, settings, replicas, default_replica: true })
     }
 
@@ -212,6 +219,7 @@ impl DatabaseConfig {
             database.state_dir = PathBuf::from(state_dir);
         }
         database.settings = Settings::read(&mut fields, &config.defaults)?;
+        database.replicas.iter_mut().for_each(|replica| replica.options.limits = database.settings.limits.clone());
         if let Some(items) = fields.list("replicas")? {
             if items.is_empty() || items.len() > MAX_REPLICAS {
                 let problem = format!("has {} entries; 1 to {MAX_REPLICAS} are possible", items.len());
@@ -219,7 +227,7 @@ impl DatabaseConfig {
             }
             let at = fields.path_to("replicas");
             let each = items.into_iter().enumerate();
-            let replicas = each.map(|(i, item)| ReplicaConfig::read(item, &format!("{at}[{i}]"), &database.path));
+            let replicas = each.map(|(i, item)| ReplicaConfig::read(item, &format!("{at}[{i}]"), &database));
             database.replicas = replicas.collect::<Result<_, _>>()?;
             database.default_replica = false;
         }
@@ -265,8 +273,15 @@ impl ReplicaConfig {
         }
     }
 
-    /// `path` is that of the database, for a URL that asks for it.
-    fn read(item: Value, at: &str, path: &Path) -> Result<ReplicaConfig, ConfigError> {
+    /// As fast as can be: for whoever waits for a restore.
+    #[must_use]
+    pub fn unlimited(&self) -> ReplicaConfig {
+        let options = StoreOptions { limits: Limits::default(), ..self.options.clone() };
+        ReplicaConfig { options, ..self.clone() }
+    }
+
+    /// One of `database`.
+    fn read(item: Value, at: &str, database: &DatabaseConfig) -> Result<ReplicaConfig, ConfigError> {
         let mut fields = match item {
             // A URL alone is enough.
             Value::String(url) => {
@@ -276,7 +291,7 @@ impl ReplicaConfig {
             item => Fields::new(item, at, &REPLICA_KEYS)?,
         };
         let url = fields.text("url")?.ok_or_else(|| ConfigError::at(at, "needs the key `url`"))?;
-        let url = fill_in(&url, path).map_err(|problem| fields.error("url", problem))?;
+        let url = fill_in(&url, &database.path).map_err(|problem| fields.error("url", problem))?;
         let mut options = StoreOptions {
             endpoint: fields.text("endpoint")?,
             region: fields.text("region")?,
@@ -288,6 +303,7 @@ impl ReplicaConfig {
             connect_timeout: fields.duration("connect-timeout", TIMEOUT)?,
             request_timeout: fields.duration("request-timeout", TIMEOUT)?,
             max_retries: fields.number("max-retries", 0..=1000)?,
+            limits: limits::read(&mut fields)?.unwrap_or_else(|| database.settings.limits.clone()),
             ..StoreOptions::default()
         };
         for key in ["sse", "checksum"] {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use super::limits::Limits;
+
 /// A text that is never printed: not by `Debug`, not by `Display`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -105,6 +107,9 @@ pub struct StoreOptions {
     pub request_timeout: Option<Duration>,
     /// Tries after the first one. Default: 7.
     pub max_retries: Option<u32>,
+    /// How fast the store may be used. Default: as fast as can be. Read by the configuration.
+    #[serde(skip)]
+    pub limits: Limits,
 }
 
 /// An option that is unknown, has an impossible value or does not fit the others.

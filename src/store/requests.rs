@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::limits::Unit;
 use super::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,53 @@ impl Operation {
 
     pub fn name(self) -> &'static str {
         ["put", "get", "list", "delete"][self as usize]
+    }
+}
+
+/// One request of the protocol, as a store counts and bills it: a listing sends one for each page, a large object one for each
+/// of its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Put,
+    CreateUpload,
+    UploadPart,
+    CompleteUpload,
+    AbortUpload,
+    Get,
+    Head,
+    List,
+    Delete,
+    DeleteMany,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 10] = [
+        Kind::Put,
+        Kind::CreateUpload,
+        Kind::UploadPart,
+        Kind::CompleteUpload,
+        Kind::AbortUpload,
+        Kind::Get,
+        Kind::Head,
+        Kind::List,
+        Kind::Delete,
+        Kind::DeleteMany,
+    ];
+
+    pub fn name(self) -> &'static str {
+        const NAMES: [&str; Kind::ALL.len()] = [
+            "put",
+            "create-upload",
+            "upload-part",
+            "complete-upload",
+            "abort-upload",
+            "get",
+            "head",
+            "list",
+            "delete",
+            "delete-many",
+        ];
+        NAMES[self as usize]
     }
 }
 
@@ -48,9 +96,24 @@ pub const DURATION_BOUNDS: [Duration; 11] = {
     [ms(1), ms(3), ms(10), ms(30), ms(100), ms(300), ms(1_000), ms(3_000), ms(10_000), ms(30_000), ms(100_000)]
 };
 
-/// Attempts by operation: each retry counts, a listing counts once however many pages it has.
-#[derive(Debug, Default)]
-pub struct Requests([OfOperation; 4]);
+/// Attempts by operation: each retry counts, a listing counts once however many pages it has. And beside them what really went
+/// to the store: by kind, every single request.
+#[derive(Debug)]
+pub struct Requests {
+    attempts: [OfOperation; 4],
+    sent: [AtomicU64; Kind::ALL.len()],
+    /// Bytes of bodies on their way, whatever became of them: sent, and received.
+    moved: [AtomicU64; 2],
+    waited_nanos: AtomicU64,
+    since: Instant,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let (attempts, sent, moved, waited_nanos) = Default::default();
+        Requests { attempts, sent, moved, waited_nanos, since: Instant::now() }
+    }
+}
 
 #[derive(Debug, Default)]
 struct OfOperation {
@@ -67,7 +130,41 @@ impl Requests {
     }
 
     pub fn total(&self) -> u64 {
-        self.0.iter().flat_map(|of| &of.endings).map(|n| n.load(Ordering::Relaxed)).sum()
+        self.attempts.iter().flat_map(|of| &of.endings).map(|n| n.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Requests of a kind that went to the store.
+    pub fn of_kind(&self, kind: Kind) -> u64 {
+        self.sent[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// Bytes of bodies that were sent or received, those of failed attempts included.
+    pub fn bytes_moved(&self, unit: Unit) -> u64 {
+        self.moved.get(unit as usize).map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// How long requests and bytes have waited for their limits, all together.
+    pub fn waiting_time(&self) -> Duration {
+        Duration::from_nanos(self.waited_nanos.load(Ordering::Relaxed))
+    }
+
+    /// How long has been counted.
+    pub fn counted_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn sent(&self, kind: Kind) {
+        self.sent[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn moved(&self, unit: Unit, bytes: u64) {
+        if let Some(moved) = self.moved.get(unit as usize) {
+            moved.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn waited(&self, time: Duration) {
+        self.waited_nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Bytes of bodies put or got with success.
@@ -86,7 +183,7 @@ impl Requests {
     }
 
     fn of(&self, operation: Operation) -> &OfOperation {
-        &self.0[operation as usize]
+        &self.attempts[operation as usize]
     }
 
     fn record<T>(&self, operation: Operation, began: Instant, bytes: u64, result: &Result<T, StoreError>) {

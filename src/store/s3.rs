@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,12 +15,15 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::Bytes;
 
+use super::requests::Kind;
+use super::traffic::{Traffic, Waiting};
 use super::{Body, Key, LIST_MAX, ObjectMeta, Outcome, PutMode, Store, StoreError, StoreOptions};
 
 mod client;
 mod delete;
 mod download;
 mod errors;
+mod paced;
 mod upload;
 
 use client::Clients;
@@ -42,6 +46,7 @@ pub struct S3Store {
     endpoint: Option<String>,
     request_timeout: Duration,
     upload: upload::Settings,
+    traffic: Arc<Traffic>,
     /// The server does not know how to delete many objects at once.
     deletes_singly: AtomicBool,
 }
@@ -56,8 +61,15 @@ impl S3Store {
             endpoint: options.endpoint.clone(),
             request_timeout: options.request_timeout.unwrap_or(REQUEST_TIMEOUT),
             upload: upload::Settings::new(options),
+            traffic: Arc::default(),
             deletes_singly: AtomicBool::new(false),
         }
+    }
+
+    /// The same with every request and every byte on this way.
+    #[must_use]
+    pub fn through(self, traffic: Arc<Traffic>) -> S3Store {
+        S3Store { traffic, ..self }
     }
 
     fn name(&self, key: &Key) -> String {
@@ -71,10 +83,22 @@ impl S3Store {
         Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
+        self.send_paced(what, body, |client, _| request(client)).await
+    }
+
+    /// The same for a request whose body waits for its turns, as it says to what it is given.
+    async fn send_paced<T, E, F, Fut>(&self, what: What<'_>, body: u64, request: F) -> Result<T, StoreError>
+    where
+        F: Fn(Client, Arc<Waiting>) -> Fut,
+        Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
         let mut renewed = false;
         loop {
             let client = self.clients.get().await.map_err(|problem| what.error(problem.outcome, problem.detail))?;
-            let done = self.within(what, body, request(client)).await?;
+            self.traffic.request(what.kind).await;
+            let waiting = Arc::new(Waiting::default());
+            let done = self.within(what, body, &waiting, request(client, waiting.clone())).await?;
             let error = match done {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -89,10 +113,16 @@ impl S3Store {
         }
     }
 
-    /// Bounds whatever moves `bytes` bytes.
-    async fn within<T>(&self, what: What<'_>, bytes: u64, work: impl Future<Output = T>) -> Result<T, StoreError> {
+    /// Bounds whatever moves `bytes` bytes; what it waits for its turns does not count.
+    async fn within<T>(
+        &self,
+        what: What<'_>,
+        bytes: u64,
+        waiting: &Waiting,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
         let time = self.request_timeout + Duration::from_secs(bytes / SLOWEST_BYTES_PER_SECOND);
-        tokio::time::timeout(time, work).await.map_err(|_| {
+        self.traffic.bounded(time, waiting, work).await.ok_or_else(|| {
             let detail = format!("no whole answer within {time:?}: is {} reachable?", self.describe());
             what.error(Outcome::Unavailable, detail)
         })
@@ -141,6 +171,7 @@ impl S3Store {
 #[derive(Debug, Clone, Copy)]
 struct What<'a> {
     operation: &'static str,
+    kind: Kind,
     key: &'a str,
 }
 
@@ -161,7 +192,7 @@ impl Store for S3Store {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectMeta>, StoreError> {
-        let what = What { operation: "list", key: prefix };
+        let what = What { operation: "list", kind: Kind::List, key: prefix };
         let mut found: Vec<ObjectMeta> = Vec::new();
         let take = |page: aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output| {
             for object in page.contents() {
@@ -192,7 +223,7 @@ impl Store for S3Store {
     }
 
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
-        let what = What { operation: "list", key: folder };
+        let what = What { operation: "list", kind: Kind::List, key: folder };
         let begin = format!("{}{folder}", self.prefix);
         let mut found = Vec::new();
         let take = |page: aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output| {

@@ -17,6 +17,17 @@ pub enum Location {
     Memory(String),
 }
 
+impl Location {
+    /// What shares a line and a bill with others of the same name.
+    pub fn store(&self, options: &StoreOptions) -> String {
+        match self {
+            Location::S3 { bucket, .. } => format!("{}/{bucket}", options.endpoint.as_deref().unwrap_or("s3:/")),
+            Location::Directory(_) => "directories".to_owned(),
+            Location::Memory(name) => format!("memory://{name}"),
+        }
+    }
+}
+
 /// A URL, or options, that no store can be opened with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{url}: {problem}")]

@@ -11,7 +11,8 @@ use super::text::{Kind, Text};
 use crate::position::TimeMs;
 use crate::status::{ERROR_KINDS, HISTOGRAM_BOUNDS_MS, ReplicaState, ReplicaStatus, StatusSnapshot};
 use crate::store::Requests;
-use crate::store::requests::{DURATION_BOUNDS, ENDINGS, Operation};
+use crate::store::limits::Unit;
+use crate::store::requests::{DURATION_BOUNDS, ENDINGS, Kind as Request, Operation};
 
 use Kind::{Counter, Gauge, Histogram};
 
@@ -227,6 +228,29 @@ fn requests(text: &mut Text, all: &[OfDatabase]) {
                 text.sample(&labels, replica.requests.count(operation, ending) as f64);
             }
         }
+    }
+    text.family(
+        "replicate_store_sent_total",
+        Counter,
+        "What went to the store, by kind of request, as a store bills it.",
+    );
+    for (database, replica) in of_replicas(all) {
+        for kind in Request::ALL {
+            let labels = [("database", database.label.as_str()), ("replica", &replica.label), ("kind", kind.name())];
+            text.sample(&labels, replica.requests.of_kind(kind) as f64);
+        }
+    }
+    text.family("replicate_store_bytes_total", Counter, "Bytes of bodies that went to and came from the store.");
+    for (database, replica) in of_replicas(all) {
+        for (unit, direction) in [(Unit::Upload, "upload"), (Unit::Download, "download")] {
+            let labels = [("database", database.label.as_str()), ("replica", &replica.label), ("direction", direction)];
+            text.sample(&labels, replica.requests.bytes_moved(unit) as f64);
+        }
+    }
+    text.family("replicate_store_waiting_seconds_total", Counter, "How long requests waited for the store's limits.");
+    for (database, replica) in of_replicas(all) {
+        let labels = [("database", database.label.as_str()), ("replica", &replica.label)];
+        text.sample(&labels, replica.requests.waiting_time().as_secs_f64());
     }
     text.family("replicate_store_request_duration_seconds", Histogram, "How long requests to the store took.");
     for (database, replica) in of_replicas(all) {

@@ -9,6 +9,7 @@ mod fleet;
 mod format;
 mod history;
 mod ledger;
+mod limits;
 mod litestream;
 mod live;
 mod month;

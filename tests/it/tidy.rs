@@ -26,6 +26,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("notify", &["src/watcher"]),
     ("hyper", &["src/web"]),
     ("hyper_util", &["src/web"]),
+    ("http_body", &["src/store/s3"]),
     ("http_body_util", &["src/web"]),
     ("prost", &["src/segment"]),
     ("sha2", &["src/checksum"]),

@@ -7,6 +7,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use futures_util::{StreamExt, stream};
 
 use super::{S3Store, What, errors};
+use crate::store::requests::Kind;
 use crate::store::{Key, Outcome, StoreError};
 
 /// What one request may name, by the protocol.
@@ -32,7 +33,7 @@ pub(super) async fn in_batches(store: &S3Store, keys: &[Key]) -> Result<(), Stor
 }
 
 async fn batch_at_once(store: &S3Store, batch: &[Key]) -> Result<(), StoreError> {
-    let what = What { operation: "delete", key: batch.first().map_or("", Key::as_str) };
+    let what = What { operation: "delete", kind: Kind::DeleteMany, key: batch.first().map_or("", Key::as_str) };
     let named: Result<Vec<_>, _> =
         batch.iter().map(|key| ObjectIdentifier::builder().key(store.name(key)).build()).collect();
     let delete = named.and_then(|named| Delete::builder().set_objects(Some(named)).quiet(true).build());
@@ -66,7 +67,7 @@ pub(super) async fn singly(store: &S3Store, keys: &[Key]) -> Result<(), StoreErr
 }
 
 async fn delete_one(store: &S3Store, key: &Key) -> Result<(), StoreError> {
-    let what = What { operation: "delete", key: key.as_str() };
+    let what = What { operation: "delete", kind: Kind::Delete, key: key.as_str() };
     let request = |client: Client| client.delete_object().bucket(&store.bucket).key(store.name(key)).send();
     match store.send(what, 0, request).await {
         Err(e) if e.outcome == Outcome::NotFound => Ok(()),

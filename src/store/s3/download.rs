@@ -7,13 +7,16 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use bytes::{Bytes, BytesMut};
 
 use super::{S3Store, What, errors};
+use crate::store::limits::Unit;
+use crate::store::requests::Kind;
+use crate::store::traffic::Waiting;
 use crate::store::{Key, Outcome, StoreError, check_range};
 
 /// Room made for a body before any of it came: a server may announce anything.
 const ROOM_MAX: u64 = 16 << 20;
 
 pub(super) async fn get(store: &S3Store, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-    let what = What { operation: "get", key: key.as_str() };
+    let what = What { operation: "get", kind: Kind::Get, key: key.as_str() };
     if let Some(range) = &range {
         check_range(key, range, u64::MAX)?;
         if range.is_empty() {
@@ -33,7 +36,9 @@ pub(super) async fn get(store: &S3Store, key: &Key, range: Option<Range<u64>>) -
         }
         None => announced,
     };
-    let bytes = store.within(what, expected.unwrap_or_default(), collect(what, answer, expected)).await??;
+    let waiting = Waiting::default();
+    let body = collect(store, what, answer, expected, &waiting);
+    let bytes = store.within(what, expected.unwrap_or_default(), &waiting, body).await??;
     match expected {
         Some(expected) if expected != bytes.len() as u64 => {
             Err(what.error(Outcome::Unavailable, format!("{} of {expected} bytes arrived", bytes.len())))
@@ -42,12 +47,20 @@ pub(super) async fn get(store: &S3Store, key: &Key, range: Option<Range<u64>>) -
     }
 }
 
-async fn collect(what: What<'_>, answer: GetObjectOutput, expected: Option<u64>) -> Result<Bytes, StoreError> {
+/// What came waits before more of it is read: the connection's own flow control holds the server back.
+async fn collect(
+    store: &S3Store,
+    what: What<'_>,
+    answer: GetObjectOutput,
+    expected: Option<u64>,
+    waiting: &Waiting,
+) -> Result<Bytes, StoreError> {
     let mut body = answer.body;
     let mut bytes = BytesMut::with_capacity(expected.unwrap_or_default().min(ROOM_MAX) as usize);
     while let Some(piece) = body.next().await {
         let piece = piece
             .map_err(|e| what.error(Outcome::Unavailable, format!("the body broke off: {}", errors::chain(&e))))?;
+        store.traffic.moved(Unit::Download, piece.len() as u64, Some(waiting)).await;
         bytes.extend_from_slice(&piece);
         if expected.is_some_and(|expected| bytes.len() as u64 > expected) {
             return Err(what.error(Outcome::Unavailable, "more bytes arrived than were announced"));
@@ -88,7 +101,7 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
 
 /// HTTP has no empty range; whether it lies within the object can be asked.
 async fn get_nothing(store: &S3Store, key: &Key, range: &Range<u64>) -> Result<Bytes, StoreError> {
-    let what = What { operation: "get", key: key.as_str() };
+    let what = What { operation: "get", kind: Kind::Head, key: key.as_str() };
     let request = |client: Client| client.head_object().bucket(&store.bucket).key(store.name(key)).send();
     let len = store.send(what, 0, request).await?.content_length().and_then(|len| u64::try_from(len).ok());
     let len = len.ok_or_else(|| what.error(Outcome::Invalid, "an object without a length"))?;

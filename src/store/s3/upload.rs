@@ -7,8 +7,12 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
+use super::paced::Pacing;
 use super::{S3Store, What};
+use crate::store::requests::Kind;
+use crate::store::traffic::Traffic;
 use crate::store::{Body, Key, Outcome, PutMode, Sse, StoreError, StoreOptions};
 
 /// Larger objects go up in parts.
@@ -50,20 +54,21 @@ fn condition(mode: PutMode) -> Option<String> {
 
 /// The whole body is in memory, so that it is signed, and sent with its length, as the oldest servers expect.
 async fn put_at_once(store: &S3Store, key: &Key, body: &Body, mode: PutMode) -> Result<(), StoreError> {
-    let what = What { operation: "put", key: key.as_str() };
+    let what = What { operation: "put", kind: Kind::Put, key: key.as_str() };
     let bytes = piece(what, body, 0, body.len()).await?;
-    let request = |client: Client| {
+    let request = |client: Client, waiting| {
         let request = client.put_object().bucket(&store.bucket).key(store.name(key));
         let request = request.set_if_none_match(condition(mode)).content_length(bytes.len() as i64);
         let request = request.set_server_side_encryption(store.upload.sse.clone());
         let request = request.set_ssekms_key_id(store.upload.kms_key_id.clone());
-        request.body(ByteStream::from(bytes.clone())).send()
+        let request = request.body(ByteStream::from(bytes.clone()));
+        request.customize().interceptor(Pacing::new(&store.traffic, waiting)).send()
     };
-    store.send(what, body.len(), request).await.map(|_| ())
+    store.send_paced(what, body.len(), request).await.map(|_| ())
 }
 
 async fn put_in_parts(store: &S3Store, key: &Key, body: &Body, mode: PutMode) -> Result<(), StoreError> {
-    let what = What { operation: "put", key: key.as_str() };
+    let what = What { operation: "put", kind: Kind::CreateUpload, key: key.as_str() };
     // Some servers know no condition at the end of an upload, and hundreds of MB need not go up to be refused.
     if mode == PutMode::Create && exists(store, key).await? {
         return Err(what.error(Outcome::AlreadyExists, "something has that name"));
@@ -81,8 +86,8 @@ async fn put_in_parts(store: &S3Store, key: &Key, body: &Body, mode: PutMode) ->
     };
     let begun = store.send(what, 0, begin).await?;
     let id = begun.upload_id().ok_or_else(|| what.error(Outcome::Invalid, "an upload without an id"))?;
-    let mut unfinished =
-        Unfinished { client: Some(client), bucket: store.bucket.clone(), name: store.name(key), id: id.to_owned() };
+    let (bucket, name, traffic) = (store.bucket.clone(), store.name(key), store.traffic.clone());
+    let mut unfinished = Unfinished { client: Some(client), bucket, name, id: id.to_owned(), traffic };
     let upload = Upload { store, key, body, id, algorithm };
     let done = upload.send_parts_and_complete(what, mode).await;
     match done {
@@ -93,7 +98,7 @@ async fn put_in_parts(store: &S3Store, key: &Key, body: &Body, mode: PutMode) ->
 }
 
 async fn exists(store: &S3Store, key: &Key) -> Result<bool, StoreError> {
-    let what = What { operation: "get", key: key.as_str() };
+    let what = What { operation: "get", kind: Kind::Head, key: key.as_str() };
     let request = |client: Client| client.head_object().bucket(&store.bucket).key(store.name(key)).send();
     match store.send(what, 0, request).await {
         Ok(_) => Ok(true),
@@ -130,18 +135,20 @@ impl Upload<'_> {
             request.multipart_upload(parts.clone()).send()
         };
         // Some servers copy the parts together before they answer.
-        self.store.send(what, len, complete).await.map(|_| ())
+        self.store.send(What { kind: Kind::CompleteUpload, ..what }, len, complete).await.map(|_| ())
     }
 
     async fn send_part(&self, what: What<'_>, number: u64, start: u64, end: u64) -> Result<CompletedPart, StoreError> {
         let bytes = piece(what, self.body, start, end).await?;
         let number = i32::try_from(number).expect("there are at most PARTS_MAX parts");
-        let request = |client: Client| {
+        let request = |client: Client, waiting| {
             let request = client.upload_part().bucket(&self.store.bucket).key(self.store.name(self.key));
             let request = request.upload_id(self.id).part_number(number).content_length(bytes.len() as i64);
-            request.set_checksum_algorithm(self.algorithm.clone()).body(ByteStream::from(bytes.clone())).send()
+            let request = request.set_checksum_algorithm(self.algorithm.clone()).body(ByteStream::from(bytes.clone()));
+            request.customize().interceptor(Pacing::new(&self.store.traffic, waiting)).send()
         };
-        let answer = self.store.send(what, end - start, request).await?;
+        let what = What { kind: Kind::UploadPart, ..what };
+        let answer = self.store.send_paced(what, end - start, request).await?;
         let part = CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag().map(str::to_owned));
         Ok(part.set_checksum_crc32(answer.checksum_crc32().map(str::to_owned)).build())
     }
@@ -171,13 +178,14 @@ struct Unfinished {
     bucket: String,
     name: String,
     id: String,
+    traffic: Arc<Traffic>,
 }
 
 impl Unfinished {
     /// As good as can be: the error that led here is what the caller hears of.
     async fn abort(&mut self) {
         if let Some(client) = self.client.take() {
-            abort(client, &self.bucket, &self.name, &self.id).await;
+            abort(client, &self.traffic, &self.bucket, &self.name, &self.id).await;
         }
     }
 }
@@ -187,13 +195,15 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         let Some(client) = self.client.take() else { return };
         let (bucket, name, id) = (self.bucket.clone(), self.name.clone(), self.id.clone());
+        let traffic = self.traffic.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { abort(client, &bucket, &name, &id).await });
+            runtime.spawn(async move { abort(client, &traffic, &bucket, &name, &id).await });
         }
     }
 }
 
-async fn abort(client: Client, bucket: &str, name: &str, id: &str) {
+async fn abort(client: Client, traffic: &Traffic, bucket: &str, name: &str, id: &str) {
+    traffic.request(Kind::AbortUpload).await;
     let request = client.abort_multipart_upload().bucket(bucket).key(name).upload_id(id).send();
     match tokio::time::timeout(super::REQUEST_TIMEOUT, request).await {
         Ok(Ok(_)) => {}
