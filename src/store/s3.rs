@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::requests::Kind;
 use super::traffic::{Traffic, Waiting};
-use super::{Body, Key, LIST_MAX, ObjectMeta, Outcome, PutMode, Store, StoreError, StoreOptions};
+use super::{Body, Key, LIST_MAX, Limits, ObjectMeta, Outcome, PutMode, Store, StoreError, StoreOptions};
 
 mod client;
 mod delete;
@@ -57,7 +57,8 @@ impl S3Store {
         S3Store {
             bucket,
             prefix: if prefix.is_empty() { prefix } else { format!("{prefix}/") },
-            clients: Clients::new(options.clone()),
+            // The limits are kept here; a client may serve stores with others.
+            clients: Clients::new(StoreOptions { limits: Limits::default(), ..options.clone() }),
             endpoint: options.endpoint.clone(),
             request_timeout: options.request_timeout.unwrap_or(REQUEST_TIMEOUT),
             upload: upload::Settings::new(options),
