@@ -15,7 +15,9 @@ mod live;
 
 pub use audit::{ManifestArgs, ManifestFormat};
 pub use drill::DrillArgs;
-pub use live::{LabelArgs, LabelCommand, LabelTexts, PauseArgs, ResumeArgs, SnapshotArgs, StatusArgs, SyncArgs};
+pub use live::{
+    LabelArgs, LabelCommand, LabelTexts, PauseArgs, ReloadArgs, ResumeArgs, SnapshotArgs, StatusArgs, SyncArgs,
+};
 
 /// Printed below the help of every command.
 pub const EXIT_CODES: &str = "\
@@ -69,6 +71,7 @@ pub enum Command {
     Pause(PauseArgs),
     /// Let a paused replicator go on.
     Resume(ResumeArgs),
+    Reload(ReloadArgs),
     /// Show where a running replicator stands.
     Status(StatusArgs),
     /// Delete what no retention rule keeps.

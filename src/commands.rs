@@ -46,6 +46,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Label(args) => label::execute(args.command, environment).map(|()| DONE),
         Command::Pause(args) => control::execute_pause(&args, environment).map(|()| DONE),
         Command::Resume(args) => control::execute_resume(&args, environment).map(|()| DONE),
+        Command::Reload(args) => control::execute_reload(&args, environment).map(|()| DONE),
         Command::Sync(args) => control::execute_sync(&args, environment).map(|()| DONE),
         Command::Status(args) => control::execute_status(&args, environment).map(|()| DONE),
         Command::Prune(args) => prune::execute(&args, environment).map(|()| DONE),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::label::Description;
@@ -52,6 +53,8 @@ pub enum Request {
     Resume {
         database: PathBuf,
     },
+    /// The configuration is read again; answers with what that changed.
+    Reload,
     /// Like `Sync`, with a snapshot of that commit or a later one in every replica.
     Snapshot {
         database: PathBuf,
@@ -70,7 +73,7 @@ pub struct NewLabel {
 impl Request {
     fn timeout(&self) -> Duration {
         match self {
-            Request::Status | Request::Resume { .. } => Duration::ZERO,
+            Request::Status | Request::Resume { .. } | Request::Reload => Duration::ZERO,
             Request::Sync { timeout_ms, .. }
             | Request::Pause { timeout_ms, .. }
             | Request::Snapshot { timeout_ms, .. } => Duration::from_millis(*timeout_ms),
@@ -84,6 +87,9 @@ pub enum Answer {
     Done(Value),
     Failed(String),
 }
+
+/// Where what came of a reload is told: what changed, or why nothing did.
+pub type ReloadAnswer = oneshot::Sender<Result<Value, String>>;
 
 /// The databases that can be asked about, as they come and go.
 type Databases = Arc<RwLock<Arc<Vec<(PathBuf, Handle)>>>>;
@@ -129,8 +135,8 @@ fn note_in(state_dir: &Path) -> PathBuf {
 }
 
 /// Listens for the databases of this process, given with their paths and state directories. The first state directory, which
-/// this process has locked, gets the socket. Must be called within a tokio runtime.
-pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control> {
+/// this process has locked, gets the socket. Who asks for a reload is handed to `reload`. Must be called within a tokio runtime.
+pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>, reload: mpsc::Sender<ReloadAnswer>) -> io::Result<Control> {
     let Some((_, first, _)) = databases.first() else { return Err(io::Error::other("there is no database")) };
     let mut socket = std::path::absolute(first)?.join("control.sock");
     if socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
@@ -151,7 +157,7 @@ pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control>
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let databases = asked.read().unwrap_or_else(PoisonError::into_inner).clone();
-                    tokio::spawn(serve(stream, own, databases));
+                    tokio::spawn(serve(stream, own, databases, reload.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("the control socket: {error}");
@@ -166,13 +172,23 @@ pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<Control>
     Ok(control)
 }
 
-async fn serve(stream: UnixStream, own: u32, databases: Arc<Vec<(PathBuf, Handle)>>) {
-    if let Err(error) = answer(stream, own, &databases).await {
+async fn serve(
+    stream: UnixStream,
+    own: u32,
+    databases: Arc<Vec<(PathBuf, Handle)>>,
+    reload: mpsc::Sender<ReloadAnswer>,
+) {
+    if let Err(error) = answer(stream, own, &databases, &reload).await {
         tracing::debug!("a control connection ended: {error}");
     }
 }
 
-async fn answer(mut stream: UnixStream, own: u32, databases: &[(PathBuf, Handle)]) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    own: u32,
+    databases: &[(PathBuf, Handle)],
+    reload: &mpsc::Sender<ReloadAnswer>,
+) -> io::Result<()> {
     // The permissions of the socket say the same; but it exists for a moment before it has them.
     let peer = stream.peer_cred()?.uid();
     let (reading, mut writing) = stream.split();
@@ -180,6 +196,7 @@ async fn answer(mut stream: UnixStream, own: u32, databases: &[(PathBuf, Handle)
     tokio::io::BufReader::new(reading.take(MAX_REQUEST_BYTES)).read_until(b'\n', &mut line).await?;
     let answer = match serde_json::from_slice::<Request>(&line) {
         _ if peer != own && peer != 0 => Answer::Failed("only the user that runs it may ask".to_owned()),
+        Ok(Request::Reload) => reloaded(reload).await,
         Ok(request) => carry_out(request, databases).await,
         Err(error) => Answer::Failed(format!("not understood: {error}")),
     };
@@ -187,6 +204,19 @@ async fn answer(mut stream: UnixStream, own: u32, databases: &[(PathBuf, Handle)
     text.push(b'\n');
     writing.write_all(&text).await?;
     writing.shutdown().await
+}
+
+async fn reloaded(reload: &mpsc::Sender<ReloadAnswer>) -> Answer {
+    let (answer, done) = oneshot::channel();
+    let refused = || Answer::Failed("this process does not read its configuration again".to_owned());
+    if reload.send(answer).await.is_err() {
+        return refused();
+    }
+    match done.await {
+        Ok(Ok(value)) => Answer::Done(value),
+        Ok(Err(text)) => Answer::Failed(text),
+        Err(_) => refused(),
+    }
 }
 
 async fn carry_out(request: Request, databases: &[(PathBuf, Handle)]) -> Answer {
@@ -205,6 +235,7 @@ async fn carry_out(request: Request, databases: &[(PathBuf, Handle)]) -> Answer 
             Ok(handle) => handle.pause(timeout).await.map(|place| facts::place_value(&place)),
             Err(answer) => return answer,
         },
+        Request::Reload => return Answer::Failed("a reload is asked of the process, not of a database".to_owned()),
         Request::Resume { database } => match find(database, databases) {
             Ok(handle) => {
                 handle.resume();

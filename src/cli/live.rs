@@ -128,6 +128,20 @@ pub struct ResumeArgs {
     pub source: SourceArgs,
 }
 
+/// Have a running replicator read its configuration again.
+///
+/// Databases whose entries are the same go on untouched; what changed stops, ships its rest and starts again where it was; what is new
+/// starts. A file with a mistake changes nothing. SOURCE is any database of that process. `listen` and
+/// `active-databases` are read at the start only.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
 /// Show where a running replicator stands.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = EXIT_CODES)]

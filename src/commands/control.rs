@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::source::Source;
 use super::{print, print_json};
-use crate::cli::{PauseArgs, ResumeArgs, StatusArgs, SyncArgs};
+use crate::cli::{PauseArgs, ReloadArgs, ResumeArgs, StatusArgs, SyncArgs};
 use crate::config::units::{parse_duration, show_duration};
 use crate::config::{DatabaseConfig, Environment};
 use crate::control::{Answer, Request, ask};
@@ -70,6 +70,21 @@ pub fn execute_resume(args: &ResumeArgs, environment: Environment<'_>) -> Result
     let database = Source::live(&args.source, environment)?;
     running(&database, &Request::Resume { database: database.path.clone() })?;
     print(&format!("capture of {} goes on\n", database.path.display()))
+}
+
+pub fn execute_reload(args: &ReloadArgs, environment: Environment<'_>) -> Result<(), Error> {
+    let database = Source::live(&args.source, environment)?;
+    let done = running(&database, &Request::Reload)?;
+    if args.json.on {
+        return print_json(&done);
+    }
+    let mut text = String::new();
+    for what in ["added", "changed", "removed"] {
+        for path in done[what].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            text.push_str(&format!("{what:<8} {path}\n"));
+        }
+    }
+    print(&format!("{text}{} as before\n", done["unchanged"]))
 }
 
 pub fn execute_status(args: &StatusArgs, environment: Environment<'_>) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! `replicate run`: databases are replicated until a signal, the end of a command, or the end of everything.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
 use crate::config::{Config, DatabaseConfig, Environment, OnError};
+use crate::control::ReloadAnswer;
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
@@ -18,7 +20,7 @@ use crate::status::{State, Status};
 use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
 use crate::systemd::Notifier;
 use discovery::Discovery;
-use fleet::{Fleet, Stopping, Working, start};
+use fleet::{Event, Fleet, Stopping, Working, start};
 use schedule::Scheduled;
 
 mod announce;
@@ -28,6 +30,7 @@ mod fleet;
 mod limits;
 mod memory;
 mod once;
+mod reload;
 mod report;
 mod schedule;
 mod serving;
@@ -36,9 +39,10 @@ pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error>
     let config = configured(&args, environment)?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {
-        let signals = Signals::listen(if args.command.is_empty() { &STOPPING } else { &FORWARDED })?;
+        let signals = Signals::listen(if args.command.is_empty() { &HEARD } else { &FORWARDED })?;
         let (shutdown_timeout, notifier) = (config.shutdown_timeout, announce::notifier(environment));
-        Run { signals, stops: Stops::default(), shutdown_timeout, notifier }.run(&args, &config).await
+        let reread = &|| configured(&args, environment);
+        Run { signals, stops: Stops::default(), shutdown_timeout, notifier, reread }.run(&args, &config).await
     });
     // A request that hangs must not keep the process from ending.
     runtime.shutdown_background();
@@ -95,14 +99,19 @@ impl Stops {
 
 const ECHO: Duration = Duration::from_millis(300);
 
-struct Run {
+/// Without a command: those that ask to stop, and the one that asks to read the configuration again.
+const HEARD: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+struct Run<'a> {
     signals: Signals,
     stops: Stops,
     shutdown_timeout: Duration,
     notifier: Option<Arc<Notifier>>,
+    /// The configuration as it is now.
+    reread: &'a dyn Fn() -> Result<Config, Error>,
 }
 
-impl Run {
+impl Run<'_> {
     async fn run(mut self, args: &RunArgs, config: &Config) -> Result<u8, Error> {
         let server = config.listen.filter(|_| !args.once).map(serving::start).transpose()?;
         if args.restore_if_missing {
@@ -117,7 +126,14 @@ impl Run {
         let named = named.collect::<Result<Vec<_>, Error>>()?;
         let scheduled = (!args.once).then(Scheduled::default);
         let crew = limits::crew(config.active_databases);
-        let fleet = Fleet::start(named, Discovery::new(config)?, server, scheduled, crew, self.shutdown_timeout)?;
+        let fleet = Fleet::start(
+            named,
+            Discovery::new(config, BTreeMap::new())?,
+            server,
+            scheduled,
+            crew,
+            self.shutdown_timeout,
+        )?;
         let _announcing = announce::announce(self.notifier.as_ref(), fleet.statuses());
         if args.once {
             return self.once(fleet).await;
@@ -140,21 +156,41 @@ impl Run {
     }
 
     async fn until_stopped(mut self, mut fleet: Fleet) -> Result<u8, Error> {
-        let end = tokio::select! {
-            which = self.signals.next_stop() => {
-                tracing::info!("{which}: shipping what is captured, for at most {:?}", self.shutdown_timeout);
-                None
+        let end = loop {
+            tokio::select! {
+                which = self.signals.next() => {
+                    if !STOPPING.contains(&which) {
+                        self.reload(&mut fleet, None);
+                        continue;
+                    }
+                    tracing::info!("{which}: shipping what is captured, for at most {:?}", self.shutdown_timeout);
+                    self.stops.asked();
+                    break None;
+                }
+                event = fleet.event() => match event {
+                    Event::Ended(error) => break Some(error),
+                    Event::Reload(answer) => self.reload(&mut fleet, Some(answer)),
+                },
             }
-            error = fleet.ended() => Some(error),
         };
-        if end.is_none() {
-            self.stops.asked();
-        }
         let stopped = self.stop(fleet).await;
         match end {
             // That it could not ship everything either is no news then.
             Some(error) => Err(error),
             None => stopped.map(|()| super::DONE),
+        }
+    }
+
+    /// Reads the configuration again. A bad one changes nothing.
+    fn reload(&mut self, fleet: &mut Fleet, answer: Option<ReloadAnswer>) {
+        let done = (self.reread)().and_then(|config| fleet.reload(&config));
+        self.shutdown_timeout = fleet.shutdown_timeout;
+        if let Err(error) = &done {
+            tracing::error!("THE CONFIGURATION WAS NOT TAKEN OVER, everything goes on as before: {}", error.report());
+        }
+        if let Some(answer) = answer {
+            // Whoever asked may have gone.
+            answer.send(done.map_err(|error| error.report())).ok();
         }
     }
 
@@ -204,7 +240,14 @@ impl Run {
                     }
                     child.forward(which);
                 }
-                error = fleet.ended(), if replication_ended.is_none() => {
+                event = fleet.event(), if replication_ended.is_none() => {
+                    let error = match event {
+                        Event::Ended(error) => error,
+                        Event::Reload(answer) => {
+                            self.reload(&mut fleet, Some(answer));
+                            continue;
+                        }
+                    };
                     let what = if on_error == OnError::Stop { "is stopped" } else { "goes on" };
                     tracing::error!("NOTHING IS REPLICATED ANY MORE; the command {what}. {}", error.report());
                     if on_error == OnError::Stop {

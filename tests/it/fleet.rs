@@ -155,3 +155,92 @@ fn the_first_one_may_come_later() {
     fleet.has("late.db", 2);
     stop(run, "replicate run");
 }
+
+impl Fleet {
+    fn write_config(&self, databases: &str) {
+        let text = format!("defaults: {{sync-interval: 20ms}}\ndatabases: {databases}\n");
+        let text = text.replace("DATA", &self.path("data").display().to_string());
+        let text = text.replace("REPLICAS", &self.path("replicas").display().to_string());
+        std::fs::write(self.path("replicate.yml"), text).expect("written");
+    }
+
+    /// `replicate reload`, asked of the process that has this database.
+    fn reload(&self, source: &str) -> Result<Value, String> {
+        let mut command = self.command();
+        let output = command.args(["reload", source, "--json", "--config"]).arg(self.path("replicate.yml")).output();
+        let output = output.expect("it runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.code() {
+            Some(0) => Ok(serde_json::from_slice(&output.stdout).expect("JSON")),
+            _ => Err(text(&output.stderr)),
+        }
+    }
+
+    fn generation(&self, source: &str) -> String {
+        let mut command = self.command();
+        let output = command.args(["list", source, "--json", "--config"]).arg(self.path("replicate.yml")).output();
+        let listed: Value = serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON");
+        listed["generations"][0]["generation"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A configuration that is read again: what is the same goes on, what changed goes on in its own history, what is new is replicated, what
+/// is gone is put to rest, files move between entries and patterns, and a mistake changes nothing.
+#[test]
+fn a_configuration_is_read_again() {
+    let fleet = Fleet::new();
+    for name in ["same", "changed", "removed", "found"] {
+        insert(&fleet.path(&format!("data/a/{name}.db")), 2);
+    }
+    fleet.config();
+    let of = |name: &str, more: &str| format!("{{path: DATA/a/{name}.db, replicas: [REPLICAS/{name}.db]{more}}}");
+    let found = "{glob: 'DATA/a/fou*.db', replicas: ['REPLICAS/{name}']}";
+    fleet.write_config(&format!("[{}, {}, {}, {found}]", of("same", ""), of("changed", ""), of("removed", "")));
+    let log = std::fs::File::create(fleet.path("log")).expect("a log");
+    let mut command = fleet.command();
+    command.args(["run", "--config"]).arg(fleet.path("replicate.yml")).stdin(Stdio::null());
+    let run = command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("it starts");
+    for name in ["same.db", "changed.db", "removed.db", "found.db"] {
+        fleet.has(name, 2);
+    }
+    let before = ["same.db", "changed.db", "found.db"].map(|name| fleet.generation(name));
+
+    let same = fleet.path("data/a/same.db").display().to_string();
+    let good = std::fs::read_to_string(fleet.path("replicate.yml")).expect("read");
+    std::fs::write(fleet.path("replicate.yml"), good.replace("replicas:", "replica:")).expect("written");
+    crate::ledger::rig::signal(&run, nix::sys::signal::Signal::SIGHUP);
+    assert!(eventually(LONG, || fleet.log().contains("THE CONFIGURATION WAS NOT TAKEN OVER")), "{}", fleet.log());
+    std::fs::write(fleet.path("replicate.yml"), &good).expect("written");
+    assert_eq!(fleet.reload("same.db").expect("reloaded")["unchanged"], 4);
+    insert(&fleet.path("data/a/same.db"), 1);
+    fleet.has("same.db", 3);
+
+    // One that was found is named now, one that was named is found.
+    insert(&fleet.path("data/a/new.db"), 4);
+    let entries = [of("same", ""), of("new", ""), of("found", ", spool-limit: 1GiB")].join(", ");
+    fleet.write_config(&format!("[{entries}, {{glob: 'DATA/a/cha*.db', replicas: ['REPLICAS/{{name}}']}}]"));
+    let told = fleet.reload(&same).expect("reloaded");
+    let paths = |what: &str| -> Vec<String> {
+        let list = told[what].as_array().expect("a list");
+        list.iter().map(|path| path.as_str().expect("a path").rsplit('/').next().expect("a name").to_owned()).collect()
+    };
+    assert_eq!((paths("added"), paths("removed")), (vec!["new.db".to_owned()], vec!["removed.db".to_owned()]));
+    // The names of replicas differ, or a setting does.
+    assert!(paths("changed").contains(&"found.db".to_owned()), "{told}");
+    fleet.has("new.db", 4);
+    for name in ["same", "changed", "found"] {
+        insert(&fleet.path(&format!("data/a/{name}.db")), 3);
+    }
+    for (name, rows) in [("same.db", 6), ("changed.db", 5), ("found.db", 5)] {
+        fleet.has(name, rows);
+    }
+    insert(&fleet.path("data/a/removed.db"), 1);
+    assert_eq!(
+        ["same.db", "changed.db", "found.db"].map(|name| fleet.generation(name)),
+        before,
+        "each history goes on"
+    );
+    let removed = fleet.path("replicas/removed.db").display().to_string();
+    assert_eq!(fleet.rows(&removed), Some(2), "nothing more is captured of it");
+    stop(run, "replicate run");
+}

@@ -41,6 +41,8 @@ pub struct Discovery {
     config: Config,
     claims: Claims,
     known: BTreeMap<PathBuf, Known>,
+    /// Files that are at work already, by an earlier configuration: they must not be looked into.
+    held: BTreeMap<PathBuf, Choice>,
     /// Files that are no database, or cannot be one, and why: told once.
     refused: BTreeMap<PathBuf, String>,
     /// When something was last made, renamed or removed in the directories.
@@ -49,8 +51,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// `None` where there is no pattern.
-    pub fn new(config: &Config) -> Result<Option<Discovery>, Error> {
+    /// `None` where there is no pattern. `held` are databases at work already, with their engines.
+    pub fn new(config: &Config, held: BTreeMap<PathBuf, Choice>) -> Result<Option<Discovery>, Error> {
         if config.groups.is_empty() {
             return Ok(None);
         }
@@ -59,6 +61,7 @@ impl Discovery {
             config: config.clone(),
             claims,
             known: BTreeMap::new(),
+            held,
             refused: BTreeMap::new(),
             directories: BTreeMap::new(),
             looked: None,
@@ -115,7 +118,8 @@ impl Discovery {
 
     /// A file that is not at work. Only such a file may be looked into: closing it would drop the locks of one that is.
     fn meet(&mut self, group: usize, path: PathBuf) -> Option<(DatabaseConfig, Choice)> {
-        let refusal = match Choice::ByContent(engine_of).look(&path) {
+        let choice = self.held.remove(&path).unwrap_or(Choice::ByContent(engine_of));
+        let refusal = match choice.look(&path) {
             // Empty: whatever it becomes, a later look sees it.
             Ok(None) => return None,
             Ok(Some(_)) if self.known.len() >= MAX_FOUND => format!("more than {MAX_FOUND} databases in one process"),

@@ -1,10 +1,10 @@
 //! The databases at work, as they come and go, and whoever may ask about them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::super::source::open_counted;
@@ -13,7 +13,7 @@ use super::discovery::{Changes, Discovery};
 use super::schedule::Scheduled;
 use super::{memory, report};
 use crate::config::DatabaseConfig;
-use crate::control::{self, Control};
+use crate::control::{self, Control, ReloadAnswer};
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
 use crate::replicator::{Crew, Final, Handle, Replicator, Settings, StartError, StopReport};
@@ -22,10 +22,16 @@ use crate::status::system_clock;
 use crate::store::Requests;
 use crate::web::{Server, Watched};
 
+/// How soon a database that waits for its own stop is looked at again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// One database at work.
 pub struct Working {
     pub path: PathBuf,
     pub state_dir: PathBuf,
+    /// What it was started with.
+    pub config: DatabaseConfig,
+    pub engine: Choice,
     pub replicator: Replicator,
     /// Of each replica.
     requests: Vec<Arc<Requests>>,
@@ -61,14 +67,25 @@ pub struct Fleet {
     pub all: Vec<Working>,
     /// Databases that vanished: what was captured of them is still being shipped.
     pub resting: Vec<Stopping>,
-    discovery: Option<Discovery>,
+    /// Databases that start again, with another configuration, as soon as they have stopped.
+    pub(super) waiting: Vec<(DatabaseConfig, Choice)>,
+    pub(super) discovery: Option<Discovery>,
     server: Option<Server>,
     control: Option<Control>,
     /// What is done by the clock; `None` where nothing is.
     scheduled: Option<Scheduled>,
     statuses: Statuses,
     crew: Arc<Crew>,
-    shutdown_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
+    asks: (mpsc::Sender<ReloadAnswer>, mpsc::Receiver<ReloadAnswer>),
+}
+
+/// What the databases at work need somebody for.
+pub enum Event {
+    /// None is replicated any more, and why.
+    Ended(Error),
+    /// The configuration is to be read again; who asks waits for what came of it.
+    Reload(ReloadAnswer),
 }
 
 impl Fleet {
@@ -82,9 +99,19 @@ impl Fleet {
         shutdown_timeout: Duration,
     ) -> Result<Fleet, Error> {
         let found = discovery.as_mut().map(Discovery::look).unwrap_or_default();
-        let (all, resting, control) = (Vec::new(), Vec::new(), None);
-        let statuses = Statuses::default();
-        let mut fleet = Fleet { all, resting, discovery, server, control, scheduled, statuses, crew, shutdown_timeout };
+        let mut fleet = Fleet {
+            all: Vec::new(),
+            resting: Vec::new(),
+            waiting: Vec::new(),
+            discovery,
+            server,
+            control: None,
+            scheduled,
+            statuses: Statuses::default(),
+            crew,
+            shutdown_timeout,
+            asks: mpsc::channel(1),
+        };
         for (database, engine) in named {
             fleet.add(&database, engine)?;
         }
@@ -100,19 +127,34 @@ impl Fleet {
         self.statuses.clone()
     }
 
-    /// Takes in what comes and goes, until nothing is replicated any more: the reason. Nothing is lost when it is given up.
-    pub async fn ended(&mut self) -> Error {
+    /// Takes in what comes and goes, until somebody is needed. Nothing is lost when it is given up.
+    pub async fn event(&mut self) -> Event {
         loop {
-            let changes = match &mut self.discovery {
-                // More may come.
-                Some(discovery) => discovery.changed().await,
-                None => return all_ended(&self.all).await,
+            let changes = tokio::select! {
+                Some(answer) = self.asks.1.recv() => return Event::Reload(answer),
+                () = tokio::time::sleep(AGAIN), if !self.waiting.is_empty() => self.ready_again(),
+                changes = changed(&mut self.discovery) => changes,
+                // While there are patterns, or some wait, more may come.
+                error = all_ended(&self.all), if self.discovery.is_none() && self.waiting.is_empty() => {
+                    return Event::Ended(error);
+                }
             };
             self.apply(changes);
         }
     }
 
-    fn add(&mut self, database: &DatabaseConfig, engine: Choice) -> Result<(), Error> {
+    /// Those that waited for their own stop, which has come.
+    fn ready_again(&mut self) -> Changes {
+        self.resting.retain(|stopping| !stopping.report.is_finished());
+        let stops = |database: &DatabaseConfig| {
+            self.resting.iter().any(|other| other.path == database.path || other.state_dir == database.state_dir)
+        };
+        let (waiting, appeared) = std::mem::take(&mut self.waiting).into_iter().partition(|(one, _)| stops(one));
+        self.waiting = waiting;
+        Changes { appeared, vanished: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, database: &DatabaseConfig, engine: Choice) -> Result<(), Error> {
         let working = start(database, engine, self.crew.clone())?;
         if let Some(scheduled) = &mut self.scheduled {
             scheduled.add(database, working.replicator.status().clone());
@@ -137,19 +179,24 @@ impl Fleet {
             }
         }
         for database in changes.vanished {
-            let Some(at) = self.all.iter().position(|working| working.path == database.path) else { continue };
             tracing::warn!(database = %database.path.display(), "the file is gone: its replica stays as it is");
-            if let Some(scheduled) = &mut self.scheduled {
-                scheduled.remove(&database.path);
-            }
-            self.resting.push(self.all.remove(at).stop(self.shutdown_timeout));
+            self.put_to_rest(&database.path);
         }
         self.resting.retain(|stopping| !stopping.report.is_finished());
         self.show();
     }
 
+    /// Ships what was captured of a database, and ends.
+    pub(super) fn put_to_rest(&mut self, path: &Path) {
+        let Some(at) = self.all.iter().position(|working| working.path == path) else { return };
+        if let Some(scheduled) = &mut self.scheduled {
+            scheduled.remove(path);
+        }
+        self.resting.push(self.all.remove(at).stop(self.shutdown_timeout));
+    }
+
     /// Whoever asks from now on is told about these. Replication matters more than being asked about it.
-    fn show(&mut self) {
+    pub(super) fn show(&mut self) {
         if let Some(server) = &self.server {
             server.show(self.all.iter().map(Working::watched).collect());
         }
@@ -159,7 +206,7 @@ impl Fleet {
         let shown = match &mut self.control {
             Some(control) => control.show(all),
             None if all.is_empty() => Ok(()),
-            None => control::listen(all).map(|control| self.control = Some(control)),
+            None => control::listen(all, self.asks.0.clone()).map(|control| self.control = Some(control)),
         };
         if let Err(error) = shown {
             tracing::warn!(
@@ -181,6 +228,7 @@ impl Working {
 }
 
 pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Result<Working, Error> {
+    let chosen = engine.clone();
     let s = &database.settings;
     let settings = Settings {
         path: database.path.clone(),
@@ -214,11 +262,19 @@ pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Resu
         }
     })?;
     let (end_of_report, end) = oneshot::channel();
-    let (path, state_dir) = (database.path.clone(), database.state_dir.clone());
+    let (path, state_dir, config) = (database.path.clone(), database.state_dir.clone(), database.clone());
     // Ends with the replicator's status.
     tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
     let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
-    Ok(Working { path, state_dir, replicator, requests, reporter, end_of_report })
+    Ok(Working { path, state_dir, config, engine: chosen, replicator, requests, reporter, end_of_report })
+}
+
+/// Waits for what comes and goes; for ever where nothing does.
+async fn changed(discovery: &mut Option<Discovery>) -> Changes {
+    match discovery {
+        Some(discovery) => discovery.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until no database is replicated any more; the first one's reason.
