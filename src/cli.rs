@@ -116,7 +116,7 @@ pub struct RunArgs {
     /// Where the database file is missing, first restore it from its first replica that has it.
     #[arg(long)]
     pub restore_if_missing: bool,
-    /// Serve /metrics, /healthz, /readyz and /status here: 127.0.0.1:9187, or a port alone, on loopback. In the
+    /// Serve /metrics, /healthz, /readyz, /status and the ops panel here: 127.0.0.1:9187, or a port alone, on loopback. In the
     /// environment: REPLICATE_LISTEN.
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address, conflicts_with = "once")]
     pub listen: Option<SocketAddr>,

@@ -17,6 +17,7 @@ mod group;
 pub mod include;
 pub mod limits;
 pub mod litestream;
+pub mod panel;
 pub mod proofs;
 pub mod retention;
 pub mod schedule;
@@ -26,12 +27,13 @@ pub use database::{DatabaseConfig, ReplicaConfig, Settings};
 pub use expand::Environment;
 use fields::Fields;
 pub use group::Group;
+pub use panel::PanelConfig;
 pub use retention::Retention;
 pub use schedule::Schedule;
 use units::parse_address;
 
-const TOP_KEYS: [&str; 7] =
-    ["listen", "state-dir", "shutdown-timeout", "on-error", "active-databases", "defaults", "databases"];
+const TOP_KEYS: [&str; 8] =
+    ["listen", "panel", "state-dir", "shutdown-timeout", "on-error", "active-databases", "defaults", "databases"];
 /// Default of `shutdown-timeout`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -78,6 +80,8 @@ pub struct Config {
     pub active_databases: usize,
     /// Where /metrics and the others are served.
     pub listen: Option<SocketAddr>,
+    /// Who may see and use the panel that is served there.
+    pub panel: PanelConfig,
     /// The directory that holds the state directories, where it is not beside each database.
     pub state_dir: Option<PathBuf>,
     pub defaults: Settings,
@@ -94,6 +98,7 @@ impl Default for Config {
             on_error: OnError::KeepRunning,
             active_databases: ACTIVE_DATABASES,
             listen: None,
+            panel: PanelConfig::default(),
             state_dir: None,
             defaults,
             databases: Vec::new(),
@@ -146,8 +151,17 @@ impl Config {
                 })?
             }
         };
-        let mut config =
-            Config { shutdown_timeout, on_error, active_databases, listen, state_dir, defaults, ..Config::default() };
+        let panel = PanelConfig::read(&mut top)?;
+        let mut config = Config {
+            shutdown_timeout,
+            on_error,
+            active_databases,
+            listen,
+            panel,
+            state_dir,
+            defaults,
+            ..Config::default()
+        };
         for (index, entry) in entries.into_iter().enumerate() {
             let at = format!("databases[{index}]");
             match entry {
@@ -209,6 +223,7 @@ impl Config {
             let problem = |problem| Error::usage(format!("REPLICATE_LISTEN: {problem}"));
             self.listen = Some(parse_address(&text).map_err(problem)?);
         }
+        self.panel.overlay(environment)?;
         Ok(self)
     }
 

@@ -25,7 +25,7 @@ use crate::replicator::{Handle, SyncError};
 
 mod facts;
 
-pub use facts::status_value;
+pub use facts::{state_word, status_value};
 
 /// A socket's name is bounded by the system, at 108 bytes with its end.
 const MAX_SOCKET_PATH: usize = 100;

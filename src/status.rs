@@ -73,6 +73,22 @@ struct Inner {
     pulse: Pulse,
 }
 
+impl Inner {
+    fn behind(&self, replica: &ReplicaStatus) -> impl Iterator<Item = &Pending> {
+        let shipped = replica.shipped;
+        self.sealed.iter().filter(move |pending| pending.last > shipped)
+    }
+
+    fn lag(&self, replica: &ReplicaStatus, now: TimeMs) -> Duration {
+        let oldest = self.behind(replica).map(|pending| pending.first_time).next().or(self.open_since);
+        // Where nothing was ever captured, there is nothing that a snapshot could lack.
+        let bridging = replica.stale_since.filter(|_| self.now.captured > Txid::ZERO);
+        let since = oldest.into_iter().chain(bridging).min();
+        let seen = since.map_or(Duration::ZERO, |time| Duration::from_millis(now.0.saturating_sub(time.0)));
+        seen.max(self.pulse.unseen(&self.now.state, now))
+    }
+}
+
 /// Shared by every task that works on one database.
 #[derive(Clone)]
 pub struct Status {
@@ -164,19 +180,19 @@ impl Status {
         let now = (self.clock)();
         let inner = self.lock();
         let mut snapshot = inner.now.clone();
-        let unseen = inner.pulse.unseen(&snapshot.state, now);
         for replica in &mut snapshot.replicas {
-            let behind = inner.sealed.iter().filter(|pending| pending.last > replica.shipped);
-            replica.lag_bytes = behind.clone().map(|pending| pending.bytes).sum();
-            let oldest = behind.map(|pending| pending.first_time).next().or(inner.open_since);
-            // Where nothing was ever captured, there is nothing that a snapshot could lack.
-            let bridging = replica.stale_since.filter(|_| snapshot.captured > Txid::ZERO);
-            let since = oldest.into_iter().chain(bridging).min();
-            let seen = since.map_or(Duration::ZERO, |time| Duration::from_millis(now.0.saturating_sub(time.0)));
-            replica.lag = seen.max(unseen);
+            replica.lag_bytes = inner.behind(replica).map(|pending| pending.bytes).sum();
+            replica.lag = inner.lag(replica, now);
         }
         snapshot.overdue = inner.pulse.overdue(&snapshot.state, now);
         snapshot
+    }
+
+    /// The lag of each replica, as of now, without a copy of everything.
+    pub fn lags(&self) -> Vec<Duration> {
+        let now = (self.clock)();
+        let inner = self.lock();
+        inner.now.replicas.iter().map(|replica| inner.lag(replica, now)).collect()
     }
 
     /// Wakes whenever something changes.

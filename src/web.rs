@@ -1,12 +1,13 @@
-//! The HTTP server of a running `replicate run`: `/metrics`, `/healthz`, `/readyz` and `/status`, as renderings of status.
+//! The HTTP server of a running `replicate run`: `/metrics`, `/healthz`, `/readyz` and `/status`, as renderings of status, and
+//! the ops panel.
 //!
-//! It reads and changes nothing. Every connection is for one request and has a bounded time and size; when too many are
-//! open, the oldest gives way, so that clients which do nothing cannot keep one out that asks.
+//! Every connection is for one request and has a bounded time and size; when too many are open, the oldest gives way, so that
+//! clients which do nothing cannot keep one out that asks.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -28,9 +29,11 @@ use crate::store::Requests;
 
 mod metrics;
 mod pages;
+mod panel;
 mod text;
 
 use pages::Page;
+pub use panel::{Desk, Panel, Task};
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 64;
@@ -51,14 +54,23 @@ pub struct Watched {
     pub handle: Handle,
     /// Of its replicas, in their order.
     pub requests: Vec<Arc<Requests>>,
+    /// Who does what the panel asks for.
+    pub desk: Arc<dyn Desk>,
 }
 
 /// What is served: nothing but that the process lives, until its databases are started.
-#[derive(Debug, Default)]
-pub struct Board {
+#[derive(Debug)]
+struct Board {
     watched: RwLock<Option<Arc<Vec<Watched>>>>,
+    panel: Arc<Panel>,
     /// One rendering at a time bounds memory, whatever is asked.
     rendering: Mutex<()>,
+}
+
+impl Board {
+    fn watched(&self) -> Option<Arc<Vec<Watched>>> {
+        self.watched.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// An address that is taken and nobody is answered at yet.
@@ -78,18 +90,19 @@ impl Bound {
     }
 
     /// Answers from now on. Must be called within a tokio runtime.
-    pub fn serve(self) -> io::Result<Server> {
+    pub fn serve(self, panel: Panel) -> io::Result<Server> {
         let listener = TcpListener::from_std(self.0)?;
-        let board = Arc::new(Board::default());
-        let task = tokio::spawn(accept(listener, board.clone()));
-        Ok(Server { task, board })
+        let board = Board { watched: RwLock::default(), panel: Arc::new(panel), rendering: Mutex::default() };
+        let board = Arc::new(board);
+        let tasks = [tokio::spawn(accept(listener, board.clone())), tokio::spawn(sample(board.clone()))];
+        Ok(Server { tasks, board })
     }
 }
 
 /// Answers until it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
     board: Arc<Board>,
 }
 
@@ -98,19 +111,38 @@ impl Server {
     pub fn show(&self, watched: Vec<Watched>) {
         *self.board.watched.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(watched));
     }
+
+    /// Gives up what was asked for on the panel and is not done.
+    pub async fn stop_jobs(&self) {
+        self.board.panel.stop().await;
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Remembers now and then how things stand.
+async fn sample(board: Arc<Board>) {
+    let mut steps = tokio::time::interval(Panel::STEP);
+    steps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        steps.tick().await;
+        if let Some(all) = board.watched() {
+            let panel = board.panel.clone();
+            // Some thousand databases are some milliseconds.
+            tokio::task::spawn_blocking(move || panel.sample(&all)).await.ok();
+        }
     }
 }
 
 async fn accept(listener: TcpListener, board: Arc<Board>) {
     let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -124,13 +156,13 @@ async fn accept(listener: TcpListener, board: Arc<Board>) {
             tracing::debug!("more than {MAX_CONNECTIONS} connections: the oldest is closed");
             oldest.abort();
         }
-        open.push_back(tokio::spawn(converse(stream, board.clone())));
+        open.push_back(tokio::spawn(converse(stream, peer, board.clone())));
     }
 }
 
 /// One connection: one request, one answer.
-async fn converse(stream: TcpStream, board: Arc<Board>) {
-    let service = service_fn(|request| answer(request, &board));
+async fn converse(stream: TcpStream, peer: IpAddr, board: Arc<Board>) {
+    let service = service_fn(|request| answer(request, peer, &board));
     let mut server = http1::Builder::new();
     server.keep_alive(false).max_buf_size(MAX_HEAD_BYTES).max_headers(MAX_HEADERS);
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
@@ -142,7 +174,14 @@ async fn converse(stream: TcpStream, board: Arc<Board>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, board: &Arc<Board>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    board: &Arc<Board>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if Panel::is_page(request.uri().path()) {
+        return Ok(board.panel.answer(request, peer, board.watched(), &board.rendering).await);
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = respond(Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are known here\n"));
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -151,9 +190,10 @@ async fn answer(request: Request<Incoming>, board: &Arc<Board>) -> Result<Respon
     let path = request.uri().path().to_owned();
     let board = board.clone();
     let _turn = board.rendering.lock().await;
-    let watched = board.watched.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let watched = board.watched();
+    let failures = board.panel.failures();
     // It may read files and take a while where there are thousands of databases.
-    let page = move || pages::page(&path, watched.as_ref().map(|all| all.as_slice()));
+    let page = move || pages::page(&path, watched.as_ref().map(|all| all.as_slice()), failures);
     let rendered = tokio::task::spawn_blocking(page).await;
     Ok(respond(rendered.unwrap_or_else(|error| {
         tracing::error!("a page could not be rendered: {error}");
@@ -166,7 +206,12 @@ fn respond(page: Page) -> Response<Full<Bytes>> {
     *response.status_mut() = page.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.kind));
+    plain_headers(headers);
+    response
+}
+
+/// Kept by nobody, and taken for nothing else.
+fn plain_headers(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }

@@ -32,8 +32,7 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
     }
     let config = configured(&args.config, environment)?;
     let mut text = format!("shutdown-timeout: {}\n", show_duration(config.shutdown_timeout));
-    let listen = config.listen.map(|address| address.to_string());
-    writeln!(text, "listen: {}", listen.as_deref().unwrap_or("nowhere")).ok();
+    let listen = listening(&config, &mut text)?;
     let mut databases = Vec::new();
     let mut first_error = None;
     for database in &config.databases {
@@ -87,9 +86,10 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
     }
     if args.json.on {
         let shutdown = show_duration(config.shutdown_timeout);
-        print_json(
-            &json!({ "shutdown-timeout": shutdown, "listen": listen, "databases": databases, "globs": groups }),
-        )?;
+        print_json(&json!({
+            "shutdown-timeout": shutdown, "listen": listen, "panel": config.panel.shown(), "databases": databases,
+            "globs": groups,
+        }))?;
     } else {
         print(&text)?;
     }
@@ -103,6 +103,17 @@ pub fn configured(config: &ConfigArg, environment: Environment<'_>) -> Result<Co
     let Some(path) = environment("REPLICATE_DATABASE").filter(|path| !path.is_empty()) else { return Ok(all) };
     let urls: Vec<String> = environment("REPLICATE_URL").filter(|url| !url.is_empty()).into_iter().collect();
     all.only(&PathBuf::from(path), &urls)
+}
+
+/// Where it listens, and who may use the panel there.
+fn listening(config: &Config, text: &mut String) -> Result<Option<String>, Error> {
+    let listen = config.listen.map(|address| address.to_string());
+    writeln!(text, "listen: {}", listen.as_deref().unwrap_or("nowhere")).ok();
+    if listen.is_some() {
+        config.panel.credentials()?;
+        writeln!(text, "panel: {}", config.panel.shown()).ok();
+    }
+    Ok(listen)
 }
 
 /// The patterns, and what each matches now.

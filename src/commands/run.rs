@@ -22,14 +22,17 @@ use crate::systemd::Notifier;
 use discovery::Discovery;
 use fleet::{Event, Fleet, Stopping, Working, start};
 use schedule::Scheduled;
+use serving::Serving;
 
 mod announce;
 mod before_start;
+mod desk;
 mod discovery;
 mod fleet;
 mod limits;
 mod memory;
 mod once;
+mod proving;
 mod reload;
 mod report;
 mod schedule;
@@ -113,7 +116,11 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn run(mut self, args: &RunArgs, config: &Config) -> Result<u8, Error> {
-        let server = config.listen.filter(|_| !args.once).map(serving::start).transpose()?;
+        let scheduled = (!args.once).then(Scheduled::default);
+        let turn = scheduled.as_ref().map(Scheduled::turn);
+        let listen = config.listen.zip(turn);
+        let served = |(address, turn)| Serving::start(address, &config.panel, args.config.file.clone(), turn);
+        let server = listen.map(served).transpose()?;
         if args.restore_if_missing {
             for database in &config.databases {
                 if let Some(code) = self.restore_if_missing(database).await? {
@@ -124,7 +131,6 @@ impl Run<'_> {
         // Before anything is opened through an engine: from then on a raw look at the file would drop its locks.
         let named = config.databases.iter().map(|d| Ok((d.clone(), engine_for(&d.path)?)));
         let named = named.collect::<Result<Vec<_>, Error>>()?;
-        let scheduled = (!args.once).then(Scheduled::default);
         let crew = limits::crew(config.active_databases);
         let fleet = Fleet::start(
             named,

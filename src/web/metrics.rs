@@ -177,12 +177,16 @@ fn label_of(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Everything, as of now.
-pub fn render(watched: &[Watched], version: &str) -> String {
+/// Everything, as of now. Of the panel: logins that were wrong, and those that were not looked at.
+pub fn render(watched: &[Watched], version: &str, (wrong, refused): (u64, u64)) -> String {
     let all: Vec<OfDatabase> = watched.iter().map(OfDatabase::look).collect();
     let mut text = Text::default();
     text.family("replicate_build_info", Gauge, "1, labelled with what is running.");
     text.sample(&[("version", version)], 1.0);
+    let help = "Logins to the panel that were wrong, or refused unseen because too many were wrong.";
+    text.family("replicate_panel_login_failures_total", Counter, help);
+    text.sample(&[("reason", "wrong")], wrong as f64);
+    text.sample(&[("reason", "too-many")], refused as f64);
     for (name, kind, help, value) in OF_DATABASES {
         text.family(name, kind, help);
         for database in &all {

@@ -10,7 +10,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const INDEX: &str = "replicate\n\n/metrics  for Prometheus\n/healthz  does the process live?\n\
+const INDEX: &str = "/         the ops panel\n/metrics  for Prometheus\n/healthz  does the process live?\n\
     /readyz   is every database within its max-lag?\n/status   where everything stands, as JSON\n";
 
 #[derive(Debug)]
@@ -26,21 +26,19 @@ impl Page {
     }
 }
 
-/// `watched` is `None` until the databases are started.
-pub fn page(path: &str, watched: Option<&[Watched]>) -> Page {
+/// `watched` is `None` until the databases are started; `failures` are the panel's logins that were wrong, and that were not looked at.
+pub fn page(path: &str, watched: Option<&[Watched]>, failures: (u64, u64)) -> Page {
     let Some(all) = watched else {
         return match path {
-            "/" => Page::text(StatusCode::OK, INDEX),
             "/healthz" => Page::text(StatusCode::OK, "alive\n"),
             "/readyz" | "/metrics" | "/status" => Page::text(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             _ => unknown(),
         };
     };
     match path {
-        "/" => Page::text(StatusCode::OK, INDEX),
         "/healthz" => judged("alive", all.iter().filter_map(hang).collect()),
         "/readyz" => judged("ready", all.iter().flat_map(troubles).collect()),
-        "/metrics" => Page { status: StatusCode::OK, kind: METRICS, body: metrics::render(all, VERSION) },
+        "/metrics" => Page { status: StatusCode::OK, kind: METRICS, body: metrics::render(all, VERSION, failures) },
         "/status" => {
             let databases: Vec<_> = all.iter().map(|one| status_value(&one.path, &one.handle)).collect();
             let ready = databases.iter().all(|database| database["ready"] == true);

@@ -13,6 +13,7 @@ use crate::ledger::rig::{eventually, stop};
 mod failures;
 mod metrics;
 mod notify;
+mod panel;
 mod server;
 
 /// Longer than anything takes; only a failing test waits for it.
@@ -24,6 +25,13 @@ struct Answer {
     code: u16,
     head: String,
     body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
 }
 
 /// Sends raw bytes and reads to the end.
@@ -78,10 +86,11 @@ impl Scene {
         }
     }
 
-    /// Starts it with this configuration, in which `DIR` stands for the folder, and `listen` is added.
+    /// Starts it with this configuration, in which `DIR` stands for the folder, and `listen` is added where it is not there.
     fn start(&self, config: &str) -> Serving {
         let config = config.replace("DIR", &self.folder.path().display().to_string());
-        std::fs::write(self.path("replicate.yml"), format!("listen: 127.0.0.1:0\n{config}")).expect("written");
+        let listen = if config.starts_with("listen:") { "" } else { "listen: 127.0.0.1:0\n" };
+        std::fs::write(self.path("replicate.yml"), format!("{listen}{config}")).expect("written");
         let log = self.path("log");
         std::fs::remove_file(&log).ok();
         let file = std::fs::File::options().create(true).append(true).open(&log).expect("a log");

@@ -11,6 +11,7 @@ use super::super::source::open_counted;
 use super::announce::Statuses;
 use super::discovery::{Changes, Discovery};
 use super::schedule::Scheduled;
+use super::serving::Serving;
 use super::{memory, report};
 use crate::config::DatabaseConfig;
 use crate::control::{self, Control, ReloadAnswer};
@@ -20,7 +21,6 @@ use crate::replicator::{Crew, Final, Handle, Replicator, Settings, StartError, S
 use crate::spool::Disk;
 use crate::status::system_clock;
 use crate::store::Requests;
-use crate::web::{Server, Watched};
 
 /// How soon a database that waits for its own stop is looked at again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -30,11 +30,11 @@ pub struct Working {
     pub path: PathBuf,
     pub state_dir: PathBuf,
     /// What it was started with.
-    pub config: DatabaseConfig,
+    pub config: Arc<DatabaseConfig>,
     pub engine: Choice,
     pub replicator: Replicator,
     /// Of each replica.
-    requests: Vec<Arc<Requests>>,
+    pub requests: Vec<Arc<Requests>>,
     reporter: JoinHandle<()>,
     end_of_report: oneshot::Sender<()>,
 }
@@ -70,7 +70,7 @@ pub struct Fleet {
     /// Databases that start again, with another configuration, as soon as they have stopped.
     pub(super) waiting: Vec<(DatabaseConfig, Choice)>,
     pub(super) discovery: Option<Discovery>,
-    server: Option<Server>,
+    server: Option<Serving>,
     control: Option<Control>,
     /// What is done by the clock; `None` where nothing is.
     scheduled: Option<Scheduled>,
@@ -93,7 +93,7 @@ impl Fleet {
     pub fn start(
         named: Vec<(DatabaseConfig, Choice)>,
         mut discovery: Option<Discovery>,
-        server: Option<Server>,
+        server: Option<Serving>,
         scheduled: Option<Scheduled>,
         crew: Arc<Crew>,
         shutdown_timeout: Duration,
@@ -157,16 +157,19 @@ impl Fleet {
     pub(super) fn add(&mut self, database: &DatabaseConfig, engine: Choice) -> Result<(), Error> {
         let working = start(database, engine, self.crew.clone())?;
         if let Some(scheduled) = &mut self.scheduled {
-            scheduled.add(database, working.replicator.status().clone());
+            scheduled.add(&working.config, working.replicator.status().clone());
         }
         self.all.push(working);
         Ok(())
     }
 
-    /// Nothing is done by the clock from now on.
+    /// Nothing is done by the clock or for the panel from now on.
     pub async fn stop_scheduled(&mut self) {
         if let Some(mut scheduled) = self.scheduled.take() {
             scheduled.stop().await;
+        }
+        if let Some(server) = &self.server {
+            server.stop_jobs().await;
         }
     }
 
@@ -198,7 +201,7 @@ impl Fleet {
     /// Whoever asks from now on is told about these. Replication matters more than being asked about it.
     pub(super) fn show(&mut self) {
         if let Some(server) = &self.server {
-            server.show(self.all.iter().map(Working::watched).collect());
+            server.show(&self.all);
         }
         let statuses = self.all.iter().map(|working| working.replicator.status().clone()).collect();
         *self.statuses.write().unwrap_or_else(PoisonError::into_inner) = statuses;
@@ -217,11 +220,6 @@ impl Fleet {
 }
 
 impl Working {
-    fn watched(&self) -> Watched {
-        let (path, handle) = (self.path.clone(), self.replicator.handle().clone());
-        Watched { path, handle, requests: self.requests.clone() }
-    }
-
     fn controlled(&self) -> (PathBuf, PathBuf, Handle) {
         (self.path.clone(), self.state_dir.clone(), self.replicator.handle().clone())
     }
@@ -262,7 +260,7 @@ pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Resu
         }
     })?;
     let (end_of_report, end) = oneshot::channel();
-    let (path, state_dir, config) = (database.path.clone(), database.state_dir.clone(), database.clone());
+    let (path, state_dir, config) = (database.path.clone(), database.state_dir.clone(), Arc::new(database.clone()));
     // Ends with the replicator's status.
     tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
     let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));

@@ -11,45 +11,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::super::drill::{self, DrillOptions};
-use super::super::reading::surroundings;
 use super::super::source::open;
-use super::super::verify::{self, VerifyOptions};
+use super::proving::{Proving, Work};
 use crate::config::{DatabaseConfig, ReplicaConfig};
 use crate::cron::Cron;
 use crate::drill::Records;
 use crate::error::Error;
 use crate::position::TimeMs;
-use crate::replicator::{shipped, verified};
-use crate::status::{Clock, Proofs, ReplicaStatus, Status, system_clock};
+use crate::replicator::verified;
+use crate::status::{Status, system_clock};
 
 /// The wall clock is looked at so often: it may jump, and the machine may sleep.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long an end waits for what is under way to clean up.
 const STOP: Duration = Duration::from_secs(5);
-
-/// What is done by the clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Verify,
-    Drill,
-}
-
-impl Work {
-    fn word(self) -> &'static str {
-        match self {
-            Work::Verify => "verify",
-            Work::Drill => "drill",
-        }
-    }
-
-    fn proofs(self, replica: &mut ReplicaStatus) -> &mut Proofs {
-        match self {
-            Work::Verify => &mut replica.verify,
-            Work::Drill => &mut replica.drill,
-        }
-    }
-}
 
 /// When one kind of work is due next. Pure.
 #[derive(Debug)]
@@ -94,8 +69,13 @@ impl Default for Scheduled {
 }
 
 impl Scheduled {
+    /// Whoever holds it may verify or drill.
+    pub fn turn(&self) -> Arc<Semaphore> {
+        self.turn.clone()
+    }
+
     /// Begins with what is configured for a database.
-    pub fn add(&mut self, database: &DatabaseConfig, status: Status) {
+    pub fn add(&mut self, database: &Arc<DatabaseConfig>, status: Status) {
         let clock = system_clock();
         let schedule = &database.settings.schedule;
         let crons = [(Work::Verify, &schedule.verify), (Work::Drill, &schedule.drill)];
@@ -104,8 +84,9 @@ impl Scheduled {
         if due.is_empty() {
             return;
         }
-        let (path, database, turn) = (database.path.clone(), database.clone(), self.turn.clone());
-        let worker = Worker { database, status, turn, clock, look: LOOK, due };
+        let (path, turn) = (database.path.clone(), self.turn.clone());
+        let proving = Proving { database: database.clone(), status, clock };
+        let worker = Worker { proving, turn, look: LOOK, due };
         self.tasks.insert(path, tokio::spawn(worker.run()));
     }
 
@@ -134,10 +115,8 @@ impl Scheduled {
 }
 
 struct Worker {
-    database: DatabaseConfig,
-    status: Status,
+    proving: Proving,
     turn: Arc<Semaphore>,
-    clock: Clock,
     look: Duration,
     due: Vec<Due>,
 }
@@ -146,16 +125,16 @@ impl Worker {
     async fn run(mut self) {
         self.recall().await;
         loop {
-            let now = (self.clock)();
+            let now = (self.proving.clock)();
             match self.due.iter_mut().position(|due| due.is_due(now)) {
                 Some(number) => {
                     let work = self.due[number].work;
                     // The semaphore is never closed.
                     let _turn = self.turn.clone().acquire_owned().await.ok();
-                    for (index, replica) in self.database.replicas.iter().enumerate() {
+                    for (index, replica) in self.proving.database.replicas.iter().enumerate() {
                         self.work(work, index, replica).await;
                     }
-                    let now = (self.clock)();
+                    let now = (self.proving.clock)();
                     self.due[number].done(now);
                 }
                 None => {
@@ -169,8 +148,8 @@ impl Worker {
 
     /// What is known of times before this process, so that a restart is not taken for a long silence.
     async fn recall(&self) {
-        for (index, replica) in self.database.replicas.iter().enumerate() {
-            let last_verified = verified::read(&self.database.state_dir, index);
+        for (index, replica) in self.proving.database.replicas.iter().enumerate() {
+            let last_verified = verified::read(&self.proving.database.state_dir, index);
             let drilled = match open(replica) {
                 Ok(store) => Records::new(store).list().await.map_err(Error::from),
                 Err(error) => Err(error),
@@ -180,7 +159,7 @@ impl Worker {
                 Vec::new()
             });
             let drilled = drilled.iter().filter(|name| name.passed).map(|name| name.time).max();
-            self.status.replica(index, |status| {
+            self.proving.status.replica(index, |status| {
                 status.verify.last_success = status.verify.last_success.max(last_verified);
                 status.drill.last_success = status.drill.last_success.max(drilled);
             });
@@ -188,61 +167,17 @@ impl Worker {
     }
 
     async fn work(&self, work: Work, index: usize, replica: &ReplicaConfig) {
-        let (database, shown) = (self.database.path.display(), replica.shown_url());
-        let (began, now) = (Instant::now(), (self.clock)());
-        self.status.replica(index, |status| work.proofs(status).running_since = Some(now));
-        let result = match work {
-            Work::Verify => self.verify(index, replica).await,
-            Work::Drill => self.drill(replica).await,
-        };
-        let (took, now) = (began.elapsed(), (self.clock)());
-        let word = work.word();
-        let outcome = match &result {
-            Ok(()) => {
-                tracing::info!(%database, replica = shown, took_ms = took.as_millis(), "{word}: passed");
-                Ok(())
+        let (database, shown) = (self.proving.database.path.display(), replica.shown_url());
+        let (word, began) = (work.word(), Instant::now());
+        match self.proving.prove(work, index, replica).await {
+            Ok(_) => {
+                let took_ms = began.elapsed().as_millis();
+                tracing::info!(%database, replica = shown, took_ms, "{word}: passed");
             }
             Err(error) => {
                 tracing::error!(%database, replica = shown, "THE SCHEDULED {} FAILED: {}", word.to_uppercase(), error.report());
-                let why = error.report().split_whitespace().collect::<Vec<_>>().join(" ");
-                self.status.replica_error(index, word, &why);
-                Err(why)
             }
-        };
-        self.status.replica(index, |status| work.proofs(status).ended(now, took, outcome));
-    }
-
-    fn scratch(&self) -> PathBuf {
-        self.database.scratch()
-    }
-
-    async fn verify(&self, index: usize, replica: &ReplicaConfig) -> Result<(), Error> {
-        let settings = &self.database.settings.verify;
-        let options = VerifyOptions {
-            deep: settings.deep,
-            sample: settings.sample,
-            max_age: settings.max_age,
-            shipped: shipped::read(&self.database.state_dir, index),
-            scratch: self.scratch(),
-            ..VerifyOptions::default()
-        };
-        let around = surroundings();
-        verify::run(open(replica)?, &options, &around, &mut std::io::sink()).await?;
-        let noted = verified::write(&self.database.state_dir, index, (self.clock)());
-        noted.unwrap_or_else(|error| tracing::warn!("cannot note that {} is whole: {error}", replica.shown_url()));
-        Ok(())
-    }
-
-    async fn drill(&self, replica: &ReplicaConfig) -> Result<(), Error> {
-        let options = DrillOptions {
-            at: None,
-            scratch: self.scratch(),
-            assertions: self.database.settings.drill.assertions.clone(),
-            record: true,
-            json: false,
-            progress: false,
-        };
-        drill::run(open(replica)?, &options, &surroundings(), &mut std::io::sink()).await
+        }
     }
 }
 
@@ -253,6 +188,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::cron::Zone;
+    use crate::status::Clock;
 
     const MINUTE: u64 = 60_000;
 
@@ -287,7 +223,8 @@ mod tests {
         let database = DatabaseConfig::new(&folder.join("a.db"), &Config::default()).expect("a database");
         let status = Status::new("a.db", ["replica".to_owned()], 1, clock.clone());
         let due = vec![due("@hourly", clock().0)];
-        Worker { database, status, turn: Arc::new(Semaphore::new(1)), clock, look: Duration::from_millis(20), due }
+        let proving = Proving { database: Arc::new(database), status, clock };
+        Worker { proving, turn: Arc::new(Semaphore::new(1)), look: Duration::from_millis(20), due }
     }
 
     /// What fails by the clock is told by the status with its reason, ends nothing, and is done again when it is due again.
@@ -296,7 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let now = Arc::new(AtomicU64::new(60 * MINUTE - 20));
         let worker = worker(folder.path(), &now);
-        let status = worker.status.clone();
+        let status = worker.proving.status.clone();
         let task = tokio::spawn(worker.run());
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(status.snapshot().replicas[0].verify.failures, 0, "nothing is done before it is due");

@@ -15,7 +15,8 @@ fn every_request_gets_the_right_answer() {
     let serving = scene.start(QUIET);
     serving.wait_until_ready();
     for (path, code, kind) in [
-        ("/", 200, "text/plain; charset=utf-8"),
+        // Not its own name: see the tests of the panel.
+        ("/", 403, "text/html; charset=utf-8"),
         ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8"),
         ("/metrics?x=y", 200, "text/plain; version=0.0.4; charset=utf-8"),
         ("/healthz", 200, "text/plain; charset=utf-8"),
@@ -32,7 +33,7 @@ fn every_request_gets_the_right_answer() {
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(100));
     for (request, codes) in [
         ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", &[405][..]),
-        ("DELETE / HTTP/1.1\r\nHost: x\r\n\r\n", &[405]),
+        ("DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", &[405]),
         ("nonsense\r\n\r\n", &[400]),
         ("GET / HTTP/9.9\r\n\r\n", &[400]),
         ("GET / HTTP/1.1\r\n: x\r\n\r\n", &[400]),
