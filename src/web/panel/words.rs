@@ -136,6 +136,7 @@ pub fn error_advice(kind: &str) -> &'static str {
         "capture" => "Reading the database failed: permissions, or the disk. Tried again by itself.",
         "not-capturable" => "The database cannot be captured as it is: the message says why.",
         "gap" => "Single commits of that time cannot be restored; everything after them can.",
+        "include" => "A file beside the database could not be kept: permissions, or its size. Tried again by itself.",
         "snapshot" | "compaction" => {
             "Tried again by itself. Mostly a store that is down, or no room in the state directory."
         }
