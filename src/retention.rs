@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `policy.rs` | the rules as they are written |
 //! | `snapshots.rs`, `segments.rs` | which of them stay |
+//! | `files.rs` | which file sets stay |
 //! | `mark.rs` | what is written down before anything is deleted |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +21,13 @@ use crate::inventory::{Inventory, Listed};
 use crate::layout::{ObjectName, PartHash, SnapshotName};
 use crate::position::{Generation, Term, TimeMs, Txid};
 
+mod files;
 mod mark;
 mod policy;
 mod segments;
 mod snapshots;
 
+pub use files::FilesView;
 pub use mark::{Gaps, MAX_MARK_BYTES, MAX_MARKED, Mark, Range, holds, union, without};
 pub use policy::{Calendar, Count, Policy};
 use segments::Needs;
@@ -48,6 +51,8 @@ pub struct GenerationView {
     pub facts: BTreeMap<SnapshotName, Facts>,
     /// Commits whose labels ask for them to be kept.
     pub named: BTreeSet<Txid>,
+    /// What is kept of the files beside the database.
+    pub files: FilesView,
 }
 
 /// Why something stays or goes.
@@ -64,6 +69,9 @@ pub enum Reason {
     LeadsToSnapshot,
     Way,
     PartOfSnapshot,
+    NewestFiles,
+    FilesOfCommit,
+    InFileSet,
     Claim,
     NoSnapshotYet,
     NothingRestorable,
@@ -77,14 +85,15 @@ pub enum Reason {
     Joined,
     Merged,
     Unreferenced,
+    NotInFileSet,
     EmptyGeneration,
 }
 
 impl Reason {
     /// Does what it is given for stay?
     pub fn keeps(self) -> bool {
-        use Reason::{DeadTerm, EmptyGeneration, Joined, Merged, Unneeded, Unreferenced};
-        !matches!(self, DeadTerm | Unneeded | Joined | Merged | Unreferenced | EmptyGeneration)
+        use Reason::{DeadTerm, EmptyGeneration, Joined, Merged, NotInFileSet, Unneeded, Unreferenced};
+        !matches!(self, DeadTerm | Unneeded | Joined | Merged | Unreferenced | NotInFileSet | EmptyGeneration)
     }
 }
 
@@ -102,6 +111,9 @@ impl fmt::Display for Reason {
             Reason::LeadsToSnapshot => "leads to a kept snapshot or label",
             Reason::Way => "on the way through a kept window",
             Reason::PartOfSnapshot => "part of a kept snapshot",
+            Reason::NewestFiles => "the newest file set",
+            Reason::FilesOfCommit => "the files of a commit that stays restorable",
+            Reason::InFileSet => "in a file set that stays",
             Reason::Claim => "claim of a writer",
             Reason::NoSnapshotYet => "the newest generation has no snapshot yet",
             Reason::NothingRestorable => "nothing is restorable here, so nothing goes",
@@ -115,6 +127,7 @@ impl fmt::Display for Reason {
             Reason::Joined => "level 1 holds the same commits",
             Reason::Merged => "older than the commit window, and merged into a higher level",
             Reason::Unreferenced => "no snapshot that stays has it",
+            Reason::NotInFileSet => "no file set that stays has it",
             Reason::EmptyGeneration => "nothing else is left of its generation",
         })
     }
@@ -128,6 +141,8 @@ pub enum Stage {
     Snapshots,
     Segments,
     Parts,
+    FileSets,
+    Blobs,
     Claims,
 }
 
@@ -167,6 +182,7 @@ pub struct Plan {
 /// What is the same for every generation.
 struct Planning<'a> {
     policy: &'a Policy,
+    now: TimeMs,
     anchor: TimeMs,
     /// By every rule but that of the way into a window.
     kept: BTreeMap<SnapshotName, Reason>,
@@ -185,6 +201,7 @@ pub fn plan(views: &[GenerationView], policy: &Policy, now: TimeMs, locked: &BTr
     let anchor = newest_commit.map_or(now, |moment| moment.time.min(now));
     let planning = Planning {
         policy,
+        now,
         anchor,
         kept: choose(policy, &candidates, anchor),
         locked,
@@ -250,6 +267,9 @@ impl Planning<'_> {
             segments.iter().map(|(s, why)| decision(ObjectName::Segment(s.name), s.size, Stage::Segments, *why)),
         );
         decisions.extend(parts(view, &kept));
+        let window = self.policy.commits.unwrap_or_default();
+        let is_newest_generation = self.newest == Some(inventory.generation);
+        decisions.extend(files::decide(view, &decisions, window, self.now, is_newest_generation));
         if let Some(reason) = whole {
             let spared = |d: &&mut Decision| !d.reason.keeps();
             decisions.iter_mut().filter(spared).for_each(|decision| decision.reason = reason);

@@ -5,6 +5,7 @@
 //! | `walk.rs` | every segment read, and the database checksum followed from commit to commit |
 //! | `parts.rs` | the parts of every snapshot against its page map |
 //! | `sample.rs` | which objects are read when not all are |
+//! | `sets.rs` | file sets, and the content of their files |
 //! | `records.rs` | records of drills, and labels |
 //!
 //! A replica may grow and be pruned meanwhile: what is written after the listing is not looked at, and an object that is gone
@@ -28,6 +29,7 @@ use crate::store::Key;
 mod parts;
 mod records;
 pub mod sample;
+mod sets;
 mod walk;
 
 use sample::Sample;
@@ -78,6 +80,8 @@ pub struct Report {
     pub snapshots: u64,
     pub segments: u64,
     pub parts: u64,
+    pub file_sets: u64,
+    pub blobs: u64,
     pub commits: u64,
     pub read_bytes: u64,
     pub newest: Option<(Generation, Moment)>,
@@ -101,6 +105,8 @@ impl Report {
             "snapshots": self.snapshots,
             "segments": self.segments,
             "parts": self.parts,
+            "file_sets": self.file_sets,
+            "blobs": self.blobs,
             "commits": self.commits,
             "read_bytes": self.read_bytes,
             "newest": self.newest.map(|(generation, moment)| json!({
@@ -185,6 +191,7 @@ impl Verifier<'_> {
         self.names(&inventory, is_newest).await?;
         let snapshots = self.snapshots(&inventory).await?;
         self.listed_parts(generation, &snapshots).await?;
+        self.file_sets(&inventory).await?;
         match self.how.deep {
             true => {
                 self.walk(&inventory, &snapshots).await?;

@@ -158,6 +158,9 @@ fn text(report: &Report, deep: bool, sample: Option<Sample>) -> String {
         "{} generations, {} snapshots, {} parts, {} segments\n",
         report.generations, report.snapshots, report.parts, report.segments
     ));
+    if report.file_sets > 0 {
+        text.push_str(&format!("{} file sets, {} blobs\n", report.file_sets, report.blobs));
+    }
     if let Some((generation, newest)) = &report.newest {
         text.push_str(&format!("newest   {generation}, {}\n", DisplayMoment(newest)));
     }

@@ -17,6 +17,10 @@ pub const DELETE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long `spare` waits for requests that were under way when it took a mark back.
 pub const SETTLE: Duration = Duration::from_secs(30);
 
+/// In this order; claims come last of all.
+const STAGES: [Stage; 6] =
+    [Stage::Dead, Stage::Snapshots, Stage::Segments, Stage::Parts, Stage::FileSets, Stage::Blobs];
+
 /// What is deleted of one generation in one look.
 pub(super) struct Deleting<'a> {
     replica: &'a Replica,
@@ -63,12 +67,14 @@ impl<'a> Deleting<'a> {
         replan: impl Fn(&BTreeSet<SnapshotName>) -> GenerationPlan,
     ) -> Result<(), ReplicaError> {
         let mut plan = plan.clone();
-        for stage in [Stage::Dead, Stage::Snapshots, Stage::Segments, Stage::Parts] {
+        for stage in STAGES {
             let of_stage = plan.deletions().filter(|decision| decision.stage == stage);
             let doomed: Vec<Decision> = of_stage.copied().collect();
             // Living segments bury what a dead term wrote; without them it would be taken for living.
             let buries = stage == Stage::Segments && self.left(&plan, Stage::Dead).next().is_some();
-            if !buries && !self.stage(&doomed).await? {
+            // A set that is still there is one that can be restored.
+            let holds = stage == Stage::Blobs && self.left(&plan, Stage::FileSets).next().is_some();
+            if !buries && !holds && !self.stage(&doomed).await? {
                 return Ok(());
             }
             if stage == Stage::Snapshots {

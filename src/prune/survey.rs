@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
+use crate::fileset::{FileSetError, FileSets};
 use crate::inventory::{Inventory, Listed};
 use crate::label::Labels;
-use crate::layout::{ObjectName, SnapshotName};
+use crate::layout::{BlobHash, FileSetName, ObjectName, SnapshotName};
 use crate::position::{Generation, TimeMs};
 use crate::prune::PruneError;
 use crate::restore::{Fault, Reading, RestoreError, no_object};
-use crate::retention::{Facts, GenerationView};
+use crate::retention::{Facts, FilesView, GenerationView};
 use crate::store::{ObjectMeta, Store};
 
 /// Manifests that are read at a time.
@@ -28,11 +29,13 @@ pub struct Survey {
 pub struct Surveyor {
     reading: Reading,
     known: BTreeMap<SnapshotName, Facts>,
+    /// The blobs of sets that were read.
+    known_sets: BTreeMap<FileSetName, Arc<[BlobHash]>>,
 }
 
 impl Surveyor {
     pub fn new(store: Arc<dyn Store>) -> Surveyor {
-        Surveyor { reading: Reading::new(store), known: BTreeMap::new() }
+        Surveyor { reading: Reading::new(store), known: BTreeMap::new(), known_sets: BTreeMap::new() }
     }
 
     pub fn reading(&self) -> &Reading {
@@ -59,6 +62,8 @@ impl Surveyor {
         }
         let is_there = |name: &SnapshotName| generations.iter().any(|view| view.facts.contains_key(name));
         self.known.retain(|name, _| is_there(name));
+        let is_there = |name: &FileSetName| generations.iter().any(|view| view.files.contents.contains_key(name));
+        self.known_sets.retain(|name, _| is_there(name));
         Ok(Survey { generations })
     }
 
@@ -70,9 +75,36 @@ impl Surveyor {
             _ => None,
         };
         let parts = parts.into_iter().filter_map(part).collect();
+        // And blobs before the sets that name them.
+        let sets = FileSets::new(self.reading.replica().store().clone());
+        let (blobs, _) = sets.blobs(generation).await?;
+        let (listed, _) = sets.list(generation).await?;
+        let contents = self.contents(&sets, &listed).await?;
+        let files = FilesView { sets: listed, blobs, contents };
         let inventory = self.reading.inventory(generation).await.map_err(no_object)?;
         let facts = self.facts(&inventory).await?;
-        Ok(GenerationView { inventory, parts, facts, named: BTreeSet::new() })
+        Ok(GenerationView { inventory, parts, facts, named: BTreeSet::new(), files })
+    }
+
+    async fn contents(
+        &mut self,
+        sets: &FileSets,
+        listed: &[Listed<FileSetName>],
+    ) -> Result<BTreeMap<FileSetName, Arc<[BlobHash]>>, RestoreError> {
+        let unknown = listed.iter().map(|set| set.name).filter(|name| !self.known_sets.contains_key(name));
+        let unknown: Vec<FileSetName> = unknown.collect();
+        let read = stream::iter(unknown).map(|name| async move { (name, sets.read(name).await) });
+        let read: Vec<_> = read.buffer_unordered(READS_AT_A_TIME).collect().await;
+        for (name, set) in read {
+            match set {
+                Ok(set) => _ = self.known_sets.insert(name, set.blobs().into_iter().collect()),
+                // It stays, and so does every blob that it may name.
+                Err(error @ FileSetError::Damaged { .. }) => tracing::warn!("{error}"),
+                Err(FileSetError::Store(error)) => return Err(error.into()),
+            }
+        }
+        let content = |set: &Listed<FileSetName>| Some((set.name, self.known_sets.get(&set.name)?.clone()));
+        Ok(listed.iter().filter_map(content).collect())
     }
 
     async fn facts(&mut self, inventory: &Inventory) -> Result<BTreeMap<SnapshotName, Facts>, RestoreError> {

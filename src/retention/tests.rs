@@ -10,6 +10,7 @@ use crate::inventory::Moment;
 use crate::layout::{Level, SegmentName};
 use crate::store::ObjectMeta;
 
+mod files;
 mod history;
 mod model;
 
@@ -200,7 +201,13 @@ fn simple(snapshots: &[(u64, u64)], segments: &[(u8, u64, u64, u64)]) -> Generat
     }
     let parts = snapshots.iter().map(|&(txid, _)| Listed { name: PartHash(u128::from(txid)), size: 1 }).collect();
     let listing = objects.iter().map(|name| ObjectMeta { key: name.key(), size: 1 });
-    GenerationView { inventory: Inventory::new(generation, listing), parts, facts, named: BTreeSet::new() }
+    GenerationView {
+        inventory: Inventory::new(generation, listing),
+        parts,
+        facts,
+        named: BTreeSet::new(),
+        files: FilesView::default(),
+    }
 }
 
 /// A snapshot that cannot be read keeps everything of its generation.

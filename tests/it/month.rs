@@ -11,7 +11,7 @@ use replicate::compaction::{self, Job, Waiting};
 use replicate::inventory::{Inventory, Listed};
 use replicate::layout::{Level, ObjectName, PartHash, SegmentName, SnapshotName};
 use replicate::position::{Generation, Term, TimeMs, Txid};
-use replicate::retention::{Count, Facts, GenerationView, Policy, plan};
+use replicate::retention::{Count, Facts, FilesView, GenerationView, Policy, plan};
 use replicate::store::ObjectMeta;
 
 use crate::ledger::rig::seed;
@@ -79,6 +79,7 @@ impl Replica {
             parts: Vec::new(),
             facts: facts.collect(),
             named: BTreeSet::new(),
+            files: FilesView::default(),
         };
         for decision in plan(&[view], policy, now, &BTreeSet::new()).generations[0].deletions() {
             match decision.object {

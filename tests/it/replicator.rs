@@ -4,6 +4,7 @@ pub mod compaction;
 mod crashes;
 mod deltas;
 mod fake;
+mod files;
 mod losses;
 mod parking;
 mod pruning;

@@ -127,7 +127,7 @@ fn generation(dice: &mut Dice, time: &mut u64) -> GenerationView {
     let listing = objects.iter().map(|name| ObjectMeta { key: name.key(), size: 1 });
     let parts = parts.into_iter().map(|name| Listed { name, size: 1 }).collect();
     let named = (0..dice.roll(3)).map(|_| Txid(1 + dice.roll(commits))).collect();
-    GenerationView { inventory: Inventory::new(generation, listing), parts, facts, named }
+    GenerationView { inventory: Inventory::new(generation, listing), parts, facts, named, files: FilesView::default() }
 }
 
 /// What a level holds: mostly joined, sometimes overlapping or with a hole.

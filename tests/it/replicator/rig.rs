@@ -1,8 +1,8 @@
 //! A replicator over a fake database, and what its replicas hold.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub struct TestStore {
     pub parts_left: Arc<AtomicU64>,
     /// So many puts succeed and their answers are lost.
     pub lost_answers: Arc<AtomicU64>,
+    /// No object with this in its name is put.
+    refused: Arc<Mutex<Option<String>>>,
 }
 
 impl TestStore {
@@ -38,11 +40,16 @@ impl TestStore {
         let requests = Arc::new(Requests::default());
         let inner = Arc::new(requests::Counted::new(Arc::new(MemoryStore::new()), requests.clone()));
         let parts_left = Arc::new(AtomicU64::new(u64::MAX));
-        TestStore { inner, requests, is_down: Arc::default(), parts_left, lost_answers: Arc::default() }
+        let (is_down, lost_answers, refused) = (Arc::default(), Arc::default(), Arc::default());
+        TestStore { inner, requests, is_down, parts_left, lost_answers, refused }
     }
 
     pub fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    pub fn refuse(&self, part_of_names: &str) {
+        *self.refused.lock().expect("nobody panicked") = Some(part_of_names.to_owned());
     }
 
     pub fn puts(&self) -> u64 {
@@ -67,6 +74,9 @@ impl Store for TestStore {
             self.set_down(true);
         }
         self.fail("put", key.as_str())?;
+        if self.refused.lock().expect("nobody panicked").as_ref().is_some_and(|part| key.as_str().contains(part)) {
+            return Err(StoreError::new(Outcome::Unavailable, "put", key, "refused"));
+        }
         self.inner.put(key, body, mode).await?;
         if self.lost_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             return Err(StoreError::new(Outcome::Unavailable, "put", key, "the answer was lost"));

@@ -1,0 +1,134 @@
+//! Pruning, verifying and auditing what is kept of files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use replicate::checksum::content_hash;
+use replicate::layout::{FileSetName, ObjectName};
+
+use super::*;
+
+fn scene() -> Scene {
+    let scene = Scene::new("include: ['*.yml']\ninclude-interval: 1s");
+    scene.write("a.yml", "first");
+    let replicator = scene.start();
+    for n in 1..=4 {
+        scene.insert(n);
+        scene.write("a.yml", &format!("version {n}"));
+        scene.write("constant.yml", "always");
+        scene.sync();
+    }
+    stop(replicator, "replicate run");
+    scene
+}
+
+fn replica(scene: &Scene) -> PathBuf {
+    scene.rig.path("replica")
+}
+
+fn objects(scene: &Scene, folder: &str) -> Vec<PathBuf> {
+    let all = content(&replica(scene), "").into_iter().map(|(name, _)| replica(scene).join(name));
+    let of_folder = all.filter(|path| path.parent().is_some_and(|parent| parent.ends_with(folder)));
+    of_folder.collect()
+}
+
+/// What no restorable commit needs goes in two looks, blobs after sets; what is left restores, and verifies.
+#[test]
+fn files_are_pruned_with_their_commits() {
+    let scene = scene();
+    // And perhaps what a look met between two of these.
+    assert!(objects(&scene, "files").len() >= 4 && objects(&scene, "file").len() >= 5);
+    let plan = scene.done(&["prune", "app.db", "--keep-last", "1", "--dry-run"]);
+    assert!(plan.contains("no file set that stays has it") && plan.contains("the newest file set"), "{plan}");
+    scene.done(&["prune", "app.db", "--keep-last", "1", "--grace", "0s"]);
+    assert_eq!((objects(&scene, "files").len(), objects(&scene, "file").len()), (1, 2));
+    let found = scene.done(&["verify", "app.db", "--deep"]);
+    assert!(found.contains("1 file sets, 2 blobs") && found.contains("sound"), "{found}");
+    let files = [("a.yml", "version 4"), ("constant.yml", "always")];
+    assert_eq!(scene.restored("now", "back"), (10, owned(&files)));
+    // And the writer goes on from what is left.
+    scene.write("a.yml", "version 5");
+    scene.insert(5);
+    scene.done(&["run", "--once"]);
+    assert_eq!((objects(&scene, "files").len(), objects(&scene, "file").len()), (2, 3));
+    scene.done(&["verify", "app.db", "--deep"]);
+}
+
+/// A flipped bit, a missing blob and a missing or changed set are found and named; a restore with them changes nothing.
+#[test]
+fn damage_of_files_is_found() {
+    let scene = scene();
+    scene.done(&["verify", "app.db", "--deep"]);
+    let newest_set = objects(&scene, "files").pop().expect("a set");
+    let set: Value = serde_json::from_str(&text(&fs::read(&newest_set).expect("there"))).expect("JSON");
+    let hash = set["files"][0]["sha256"].as_str().expect("a hash").to_owned();
+    let blob = objects(&scene, "file").into_iter().find(|path| path.to_string_lossy().contains(&hash)).expect("there");
+    let finds = |arguments: &[&str], object: &Path| {
+        let output = scene.ask(arguments);
+        let name = object.file_name().expect("a name").to_string_lossy().into_owned();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{arguments:?} {said}");
+        assert!(said.contains(&name), "{arguments:?} names {name}: {said}");
+    };
+    let target = scene.rig.path("never.db");
+    let restore = ["restore", "app.db", "-o", target.to_str().expect("text"), "--with-files"];
+    for object in [&blob, &newest_set] {
+        let whole = fs::read(object).expect("there");
+        let mut broken = whole.clone();
+        let middle = broken.len() / 2;
+        broken[middle] ^= 1;
+        fs::write(object, &broken).expect("broken");
+        finds(&["verify", "app.db", "--deep"], object);
+        finds(&restore, object);
+        if object == &newest_set {
+            finds(&["verify", "app.db"], object);
+        } else {
+            fs::remove_file(object).expect("removed");
+            finds(&["verify", "app.db"], object);
+            finds(&["verify", "app.db", "--deep"], object);
+            finds(&restore, object);
+        }
+        assert!(
+            !target.exists()
+                && content(scene.rig.folder.path(), "").iter().all(|(name, _)| !name.contains(".restore-"))
+        );
+        fs::write(object, &whole).expect("put back");
+    }
+    scene.done(&["verify", "app.db", "--deep"]);
+    scene.done(&restore);
+}
+
+/// A set that somebody made up, with the right name and framing, leads nowhere: it is refused as a whole.
+#[test]
+fn a_hostile_set_writes_nothing() {
+    let scene = scene();
+    let newest_set = objects(&scene, "files").pop().expect("a set");
+    let whole = text(&fs::read(&newest_set).expect("there"));
+    let key = newest_set.strip_prefix(replica(&scene)).expect("below").display().to_string();
+    let Some(ObjectName::FileSet(name)) = ObjectName::parse(&key) else { panic!("{key}") };
+    fs::remove_file(&newest_set).expect("removed");
+    let folder = scene.rig.path("in/a/folder");
+    fs::create_dir_all(&folder).expect("made");
+    let target = folder.join("back.db").display().to_string();
+    let outside = scene.rig.path("in/evil.yml");
+    for path in
+        ["../../evil.yml", &outside.display().to_string(), "x/../../../evil.yml", "", "..", "a\\u0000b", "constant.yml"]
+    {
+        let hostile = whole.replace("\"a.yml\"", &format!("\"{}\"", path));
+        assert_ne!(hostile, whole);
+        let name = FileSetName { hash: content_hash(hostile.as_bytes()), ..name };
+        let place = replica(&scene).join(ObjectName::FileSet(name).key().as_str());
+        fs::write(&place, &hostile).expect("written");
+        let refused = scene.ask(&["restore", "app.db", "-o", &target, "--with-files"]);
+        assert_eq!(refused.status.code(), Some(5), "{path}: {}", text(&refused.stderr));
+        assert_eq!(content(&scene.rig.path("in"), ""), [], "{path}");
+        fs::remove_file(&place).expect("removed");
+    }
+    // The names of the database itself are good names of files, and refused where it is restored.
+    let hostile = whole.replace("\"a.yml\"", "\"back.db-wal\"");
+    let name = FileSetName { hash: content_hash(hostile.as_bytes()), ..name };
+    fs::write(replica(&scene).join(ObjectName::FileSet(name).key().as_str()), &hostile).expect("written");
+    let refused = scene.ask(&["restore", "app.db", "-o", &target, "--with-files", "--overwrite"]);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    assert_eq!(content(&scene.rig.path("in"), ""), []);
+}
