@@ -11,7 +11,7 @@ use crate::layout::ObjectName;
 use crate::position::TimeMs;
 use crate::restore::point::format_time;
 use crate::restore::{
-    Fault, PIECE_BYTES, Progress, Reading, RestoreError, RestorePlan, commit_json, in_background, no_object,
+    Fault, KeptFiles, PIECE_BYTES, Progress, Reading, RestoreError, RestorePlan, commit_json, in_background, no_object,
 };
 use crate::store::Key;
 
@@ -36,6 +36,8 @@ impl Digested {
 #[derive(Debug, Clone)]
 pub struct ChecksumManifest {
     pub plan: RestorePlan,
+    /// The files that are restored with it, where they are asked for.
+    pub files: Option<KeptFiles>,
     pub made: TimeMs,
     pub objects: Vec<Digested>,
 }
@@ -55,6 +57,7 @@ impl ChecksumManifest {
             "generation": plan.generation.to_string(),
             "commit": commit_json(&plan.commit),
             "snapshot": { "txid": plan.snapshot.name.txid.0, "time": format_time(plan.snapshot.name.time) },
+            "file_set": self.files.as_ref().map(|files| ObjectName::FileSet(files.name).key().to_string()),
             "total_bytes": self.total_bytes(),
             "objects": self.objects.iter().map(|object| json!({
                 "key": object.key.as_str(),
@@ -75,6 +78,7 @@ impl ChecksumManifest {
 pub async fn checksum_manifest(
     reading: &Reading,
     plan: RestorePlan,
+    files: Option<KeptFiles>,
     jobs: usize,
     made: TimeMs,
     progress: Arc<dyn Progress>,
@@ -87,16 +91,16 @@ pub async fn checksum_manifest(
             Ok::<_, Fault>(digested)
         }
     };
-    let digests: Vec<_> = needed(&plan).into_iter().map(digest).collect();
+    let digests: Vec<_> = needed(&plan, files.as_ref()).into_iter().map(digest).collect();
     let digests = stream::iter(digests).buffer_unordered(jobs.max(1));
     let mut objects: Vec<Digested> = digests.try_collect().await.map_err(no_object)?;
     objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    Ok(ChecksumManifest { plan, made, objects })
+    Ok(ChecksumManifest { plan, files, made, objects })
 }
 
 /// Names, each once, and their sizes where a listing told them. A part may have been stored in another size than its snapshot
 /// says, and is of a bounded one.
-fn needed(plan: &RestorePlan) -> Vec<(Key, Option<u64>)> {
+fn needed(plan: &RestorePlan, files: Option<&KeptFiles>) -> Vec<(Key, Option<u64>)> {
     let part = |hash| (ObjectName::Part { generation: plan.generation, hash }.key(), None);
     let mut needed = vec![
         (ObjectName::Marker.key(), None),
@@ -105,6 +109,11 @@ fn needed(plan: &RestorePlan) -> Vec<(Key, Option<u64>)> {
     needed.extend(plan.parts.iter().map(|one| part(one.hash)));
     needed.extend(plan.layers.patches.iter().map(|one| part(one.hash)));
     needed.extend(plan.segments.iter().map(|one| (ObjectName::Segment(one.name).key(), Some(one.size))));
+    if let Some(KeptFiles { name, set, .. }) = files {
+        let blob = |hash| (ObjectName::Blob { generation: name.generation, hash }.key(), None);
+        needed.push((ObjectName::FileSet(*name).key(), None));
+        needed.extend(set.blobs().into_iter().map(blob));
+    }
     needed.sort_unstable();
     needed.dedup();
     needed

@@ -14,8 +14,12 @@ use std::sync::Arc;
 
 use crate::engine::choice::EngineOf;
 use crate::engine::{Answer, EngineError};
+use crate::fileset::FileSets;
 use crate::position::TimeMs;
-use crate::restore::{Execution, Progress, Reading, Request, RestoreError, Restored, no_object, restore};
+use crate::restore::{
+    Execution, Progress, Reading, Request, RestoreError, RestorePlan, Restored, from_file_set, kept_files, no_object,
+    restore,
+};
 use crate::status::Clock;
 
 mod record;
@@ -99,7 +103,14 @@ pub async fn drill(reading: &Reading, how: &Drilling) -> Result<Record, RestoreE
     match restore(reading, &how.request, &execution).await {
         Ok(restored) => {
             record.restored(&restored);
-            if !how.assertions.is_empty() {
+            match prove_files(reading, &restored.plan, &how.request, &watch).await {
+                Ok(count) => record.files = count,
+                Err(error @ RestoreError::Damaged(_)) => {
+                    (record.damaged, record.problem) = (true, Some(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+            if record.problem.is_none() && !how.assertions.is_empty() {
                 watch.begin("asserting", 0);
                 record.assertions = assert(&restored, how).await.unwrap_or_else(|error| {
                     record.problem = Some(error.to_string());
@@ -118,6 +129,26 @@ pub async fn drill(reading: &Reading, how: &Drilling) -> Result<Record, RestoreE
     // Removing much takes a while, and is no part of what a restore costs.
     tokio::task::spawn_blocking(move || drop(scratch)).await.ok();
     Ok(record)
+}
+
+/// Reads every file that was kept with the commit, proves it against its SHA-256, and counts them.
+async fn prove_files(
+    reading: &Reading,
+    plan: &RestorePlan,
+    request: &Request,
+    watch: &Stopwatch,
+) -> Result<u64, RestoreError> {
+    let kept = match kept_files(reading, plan, request).await {
+        // None was kept then.
+        Err(RestoreError::Nothing(_)) => return Ok(0),
+        kept => kept?,
+    };
+    watch.begin("proving files", kept.set.total_bytes());
+    let sets = FileSets::new(reading.replica().store().clone());
+    for file in &kept.set.files {
+        sets.content(plan.generation, file).await.map_err(from_file_set)?;
+    }
+    Ok(kept.set.files.len() as u64)
 }
 
 /// Puts the assertions to the restored database.

@@ -35,7 +35,7 @@ mod stage;
 mod target;
 
 pub use apply::needed_blocks;
-pub use beside::{Action, FilesPlan, FilesTo, PlannedFile, from_file_set, plan_files};
+pub use beside::{Action, FilesPlan, FilesTo, KeptFiles, PlannedFile, from_file_set, kept_files, plan_files};
 pub use error::{Damage, Fault, NoSuchPoint, RestoreError};
 pub use error::{DisplayMoment, DisplayWindow};
 pub use execute::{

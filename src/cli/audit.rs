@@ -21,6 +21,9 @@ pub struct ManifestArgs {
     /// Only this generation.
     #[arg(long, value_name = "G")]
     pub generation: Option<String>,
+    /// Also the files that `include` kept with the database, as `restore --with-files` would read them.
+    #[arg(long)]
+    pub with_files: bool,
     /// Write to this file, which must not exist, instead of stdout.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::replicator::due::WayLimit;
 use crate::store::{self, ChecksumMode, Sse, Store, StoreError, StoreOptions};
 
+mod files;
+
 /// What one database was found to be. The facts of the file itself, no lock taken.
 struct Found {
     facts: Value,
@@ -44,15 +46,14 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
         for (key, value) in settings.as_object().into_iter().flatten() {
             writeln!(text, "  {key}: {}", value.as_str().unwrap_or_default()).ok();
         }
+        let files = files::found(database, &mut text)?;
         let mut replicas = Vec::new();
         for replica in &database.replicas {
             let answer = if args.connect { Some(connect(replica)?) } else { None };
             let beside = if database.default_replica { " (none configured: beside the database)" } else { "" };
             writeln!(text, "  replica {}{beside}", replica.shown_url()).ok();
             let (mut facts, lines) = options_shown(&replica.all_options());
-            for line in lines {
-                writeln!(text, "    {line}").ok();
-            }
+            lines.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
             facts["url"] = json!(replica.shown_url());
             let policy = show(database.policy(replica).as_ref());
             for (key, value) in [("retention", policy), ("limits", limits::show(&replica.options.limits))] {
@@ -77,7 +78,7 @@ pub fn execute(args: &CheckArgs, environment: Environment<'_>) -> Result<(), Err
         }
         databases.push(json!({
             "path": database.path, "name": database.name, "state-dir": database.state_dir, "file": found.facts,
-            "settings": settings, "replicas": replicas, "default-replica": database.default_replica,
+            "settings": settings, "replicas": replicas, "default-replica": database.default_replica, "files": files,
         }));
     }
     let groups = groups_of(&config, &mut text)?;

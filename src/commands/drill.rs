@@ -206,6 +206,9 @@ fn text(record: &Record, key: Option<&Key>) -> String {
         let checked = if record.checked { "accepted by its engine" } else { "not checked" };
         text.push_str(&format!("          {} bytes, checksum {} proven, {checked}\n", record.bytes, commit.checksum));
     }
+    if record.files > 0 {
+        text.push_str(&format!("          {} files beside it, each proven\n", record.files));
+    }
     for phase in &record.phases {
         text.push_str(&format!("time      {} {}\n", ms(phase.duration_ms), phase.name));
     }

@@ -14,7 +14,7 @@ use crate::audit::{ChecksumManifest, checksum_manifest};
 use crate::cli::{ManifestArgs, ManifestFormat};
 use crate::config::{Environment, ReplicaConfig};
 use crate::error::{Error, ExitCode};
-use crate::restore::{DEFAULT_JOBS, Planner, Reading};
+use crate::restore::{DEFAULT_JOBS, Planner, Reading, kept_files};
 
 pub fn execute(args: &ManifestArgs, environment: Environment<'_>) -> Result<(), Error> {
     let source = Source::resolve(&args.source, environment)?;
@@ -60,9 +60,13 @@ async fn from_one(
     let request = request(&store, args.at.as_deref(), args.generation.as_deref(), around).await?;
     let reading = Reading::new(store);
     let plan = Planner::new(reading.clone()).plan(&request).await?;
+    let files = match args.with_files {
+        true => Some(kept_files(&reading, &plan, &request).await?),
+        false => None,
+    };
     let jobs = args.jobs.map_or(DEFAULT_JOBS, usize::from);
     let progress = Arc::new(Bar::new(std::io::stderr().is_terminal()));
-    Ok(checksum_manifest(&reading, plan, jobs, around.now, progress).await?)
+    Ok(checksum_manifest(&reading, plan, files, jobs, around.now, progress).await?)
 }
 
 /// Creates a file; one that is there stays as it is.

@@ -41,6 +41,9 @@ pub struct Record {
     pub bytes: u64,
     /// The engine has accepted the file.
     pub checked: bool,
+    /// Files beside the database that were kept with the commit, each read and proven.
+    #[serde(default)]
+    pub files: u64,
     pub assertions: Vec<Asserted>,
 }
 
@@ -88,6 +91,7 @@ impl Record {
             commit: None,
             bytes: 0,
             checked: false,
+            files: 0,
             assertions: Vec::new(),
         }
     }

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
 use crate::checksum::Sha256;
-use crate::fileset::{FileSetError, FileSets, IncludedFile, current, living};
+use crate::fileset::{FileSet, FileSetError, FileSets, IncludedFile, current, living};
 use crate::layout::{BlobHash, FileSetName, ObjectName};
 use crate::restore::error::RestoreError;
 use crate::restore::losses::{no_object, no_object_named};
@@ -60,14 +60,17 @@ pub struct FilesPlan {
     pub note: Option<String>,
 }
 
-/// The set of the commit that a plan ends with, and what stands in its way. Reads the set, and nothing of its content.
-pub async fn plan_files(
-    reading: &Reading,
-    plan: &RestorePlan,
-    request: &Request,
-    to: &FilesTo,
-    target: &Target,
-) -> Result<FilesPlan, RestoreError> {
+/// A set that was kept with a commit.
+#[derive(Debug, Clone)]
+pub struct KeptFiles {
+    pub name: FileSetName,
+    pub set: FileSet,
+    /// What somebody who asked for this point should know.
+    pub note: Option<String>,
+}
+
+/// The set of the commit that a plan ends with. Reads the set, and nothing of its content.
+pub async fn kept_files(reading: &Reading, plan: &RestorePlan, request: &Request) -> Result<KeptFiles, RestoreError> {
     let until = match request.point {
         Point::At(time) => Some(time),
         _ => None,
@@ -88,6 +91,18 @@ pub async fn plan_files(
     let note =
         is_late.then(|| format!("files were first kept at {}, after the moment asked for", format_time(name.time)));
     let set = sets.read(name).await.map_err(from_file_set)?;
+    Ok(KeptFiles { name, set, note })
+}
+
+/// The files of the commit that a plan ends with, and what stands in their way.
+pub async fn plan_files(
+    reading: &Reading,
+    plan: &RestorePlan,
+    request: &Request,
+    to: &FilesTo,
+    target: &Target,
+) -> Result<FilesPlan, RestoreError> {
+    let KeptFiles { name, set, note } = kept_files(reading, plan, request).await?;
     let folder = folder(to, target)?;
     let files = set.files.into_iter().map(|file| {
         let path = folder.join(file.path.as_str());

@@ -132,3 +132,58 @@ fn a_hostile_set_writes_nothing() {
     assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
     assert_eq!(content(&scene.rig.path("in"), ""), []);
 }
+
+/// An audit by hand covers the files, a drill proves them, and `check` tells beforehand what would be kept.
+#[test]
+fn files_are_audited_and_drilled() {
+    let scene = scene();
+    let sums = scene.done(&["manifest", "app.db", "--with-files", "--format", "sha256sum"]);
+    for (folder, count) in [("/files/", 1), ("/file/", 2)] {
+        assert_eq!(sums.lines().filter(|line| line.contains(folder)).count(), count, "{sums}");
+    }
+    for line in sums.lines() {
+        let (sum, key) = line.split_once("  ").expect("two columns");
+        let found = replicate::checksum::Sha256::of(&fs::read(replica(&scene).join(key)).expect("there"));
+        assert_eq!(BlobHash(found).to_string(), sum, "{key}");
+    }
+    assert!(!scene.done(&["manifest", "app.db", "--format", "sha256sum"]).contains("/file"));
+    let drill: Value = serde_json::from_str(&scene.done(&["drill", "app.db", "--json"])).expect("JSON");
+    assert_eq!((&drill["passed"], &drill["files"]), (&Value::from(true), &Value::from(2)), "{drill}");
+    for blob in objects(&scene, "file") {
+        fs::remove_file(blob).expect("removed");
+    }
+    let broken = scene.ask(&["drill", "app.db"]);
+    assert_eq!(broken.status.code(), Some(5), "{}", text(&broken.stdout));
+    scene.write("x.key", "secret");
+    scene.write("big.yml", "soon");
+    fs::File::create(scene.beside("big.yml")).and_then(|file| file.set_len(1 << 30)).expect("grown");
+    let checked: Value = serde_json::from_str(&scene.done(&["check", "--json"])).expect("JSON");
+    let files = &checked["databases"][0]["files"];
+    assert_eq!(files["taken"].as_array().map(Vec::len), Some(2), "{files}");
+    assert_eq!(files["left_out"][0]["path"], "big.yml", "{files}");
+    assert!(scene.done(&["check"]).contains("NOT KEPT: big.yml: has 1073741824 bytes"));
+}
+
+/// The same in S3, beside a directory: each has its own sets, and both restore the same.
+#[test]
+fn files_go_to_every_store() {
+    let server = crate::s3_server::S3Server::start(51);
+    let mut scene = Scene::new("include: [config.yml]");
+    scene.rig.urls.push(server.url("files"));
+    scene.rig.environment = server.env().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    scene.write("config.yml", "one");
+    let replicator = scene.start();
+    scene.insert(1);
+    scene.sync();
+    scene.write("config.yml", "two");
+    scene.insert(1);
+    scene.sync();
+    stop(replicator, "replicate run");
+    let of = |folder: &str| server.names().iter().filter(|name| name.contains(folder)).count();
+    assert!(of("/files/") >= 2 && of("/file/") == 2, "{:?}", server.names());
+    fs::remove_dir_all(replica(&scene)).expect("removed");
+    assert_eq!(scene.restored("now", "back"), (2, owned(&[("config.yml", "two")])));
+    let url = server.url("files");
+    scene.done(&["verify", &url, "--deep"]);
+    assert_eq!(server.overwrites(), 0);
+}
