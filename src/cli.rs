@@ -10,10 +10,12 @@ use crate::config::units::parse_address;
 use crate::engine::EngineKind;
 
 mod audit;
+mod cost;
 mod drill;
 mod live;
 
 pub use audit::{ManifestArgs, ManifestFormat};
+pub use cost::CostArgs;
 pub use drill::DrillArgs;
 pub use live::{
     LabelArgs, LabelCommand, LabelTexts, PauseArgs, ReloadArgs, ResumeArgs, SnapshotArgs, StatusArgs, SyncArgs,
@@ -78,6 +80,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Show the configuration as understood, and the state of its databases.
     Check(CheckArgs),
+    /// Estimate what a month costs, and tell what was really used.
+    Cost(CostArgs),
     /// Replicate and restore a live database before your eyes.
     Demo(DemoArgs),
     /// The demo's writer: commits to a database and notes every commit in a ledger.

@@ -13,6 +13,7 @@ use crate::error::Error;
 pub mod check;
 pub mod completions;
 pub mod control;
+pub mod cost;
 pub mod demo;
 pub mod drill;
 pub mod duckdb_child;
@@ -51,6 +52,7 @@ pub fn execute(command: Command, environment: Environment<'_>) -> Result<u8, Err
         Command::Status(args) => control::execute_status(&args, environment).map(|()| DONE),
         Command::Prune(args) => prune::execute(&args, environment).map(|()| DONE),
         Command::Check(args) => check::execute(&args, environment).map(|()| DONE),
+        Command::Cost(args) => cost::execute(&args, environment).map(|()| DONE),
         Command::Demo(args) => demo::execute(&args).map(|()| DONE),
         Command::DemoWriter(args) => demo::execute_writer(&args).map(|()| DONE),
         Command::Completions(args) => completions::execute(&args).map(|()| DONE),

@@ -22,6 +22,7 @@ use crate::label::Description;
 use crate::layout::LabelName;
 use crate::position::ParseError;
 use crate::replicator::{Handle, SyncError};
+use crate::store::Requests;
 
 mod facts;
 
@@ -92,7 +93,10 @@ pub enum Answer {
 pub type ReloadAnswer = oneshot::Sender<Result<Value, String>>;
 
 /// The databases that can be asked about, as they come and go.
-type Databases = Arc<RwLock<Arc<Vec<(PathBuf, Handle)>>>>;
+type Databases = Arc<RwLock<Arc<Vec<Asked>>>>;
+
+/// A database, its handle, and what each of its replicas was asked.
+pub type Asked = (PathBuf, Handle, Vec<Arc<Requests>>);
 
 /// The listening end. Dropping it removes what it left in the file system.
 #[derive(Debug)]
@@ -105,15 +109,15 @@ pub struct Control {
 
 impl Control {
     /// From now on these are asked about, given with their paths and state directories.
-    pub fn show(&mut self, databases: Vec<(PathBuf, PathBuf, Handle)>) -> io::Result<()> {
-        for (_, state_dir, _) in &databases {
+    pub fn show(&mut self, databases: Vec<(PathBuf, Asked)>) -> io::Result<()> {
+        for (state_dir, _) in &databases {
             let note = note_in(state_dir);
             if !self.left.contains(&note) {
                 std::fs::write(&note, self.socket.as_os_str().as_bytes())?;
                 self.left.insert(note);
             }
         }
-        let shown = Arc::new(databases.into_iter().map(|(path, _, handle)| (path, handle)).collect());
+        let shown = Arc::new(databases.into_iter().map(|(_, asked)| asked).collect());
         *self.databases.write().unwrap_or_else(PoisonError::into_inner) = shown;
         Ok(())
     }
@@ -134,10 +138,10 @@ fn note_in(state_dir: &Path) -> PathBuf {
     state_dir.join("control")
 }
 
-/// Listens for the databases of this process, given with their paths and state directories. The first state directory, which
+/// Listens for the databases of this process, given with their state directories. The first state directory, which
 /// this process has locked, gets the socket. Who asks for a reload is handed to `reload`. Must be called within a tokio runtime.
-pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>, reload: mpsc::Sender<ReloadAnswer>) -> io::Result<Control> {
-    let Some((_, first, _)) = databases.first() else { return Err(io::Error::other("there is no database")) };
+pub fn listen(databases: Vec<(PathBuf, Asked)>, reload: mpsc::Sender<ReloadAnswer>) -> io::Result<Control> {
+    let Some((first, _)) = databases.first() else { return Err(io::Error::other("there is no database")) };
     let mut socket = std::path::absolute(first)?.join("control.sock");
     if socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH {
         socket =
@@ -172,12 +176,7 @@ pub fn listen(databases: Vec<(PathBuf, PathBuf, Handle)>, reload: mpsc::Sender<R
     Ok(control)
 }
 
-async fn serve(
-    stream: UnixStream,
-    own: u32,
-    databases: Arc<Vec<(PathBuf, Handle)>>,
-    reload: mpsc::Sender<ReloadAnswer>,
-) {
+async fn serve(stream: UnixStream, own: u32, databases: Arc<Vec<Asked>>, reload: mpsc::Sender<ReloadAnswer>) {
     if let Err(error) = answer(stream, own, &databases, &reload).await {
         tracing::debug!("a control connection ended: {error}");
     }
@@ -186,7 +185,7 @@ async fn serve(
 async fn answer(
     mut stream: UnixStream,
     own: u32,
-    databases: &[(PathBuf, Handle)],
+    databases: &[Asked],
     reload: &mpsc::Sender<ReloadAnswer>,
 ) -> io::Result<()> {
     // The permissions of the socket say the same; but it exists for a moment before it has them.
@@ -219,12 +218,12 @@ async fn reloaded(reload: &mpsc::Sender<ReloadAnswer>) -> Answer {
     }
 }
 
-async fn carry_out(request: Request, databases: &[(PathBuf, Handle)]) -> Answer {
+async fn carry_out(request: Request, databases: &[Asked]) -> Answer {
     let timeout = request.timeout();
     let result = match &request {
         Request::Status => {
             return Answer::Done(json!({
-                "databases": databases.iter().map(|(path, handle)| status_value(path, handle)).collect::<Vec<_>>()
+                "databases": databases.iter().map(facts::asked_value).collect::<Vec<_>>()
             }));
         }
         Request::Sync { database, .. } => match find(database, databases) {
@@ -270,10 +269,12 @@ pub async fn snapshot(handle: &Handle, label: Option<&NewLabel>, timeout: Durati
     Ok(facts::taken_value(&taken))
 }
 
-fn find<'a>(path: &Path, databases: &'a [(PathBuf, Handle)]) -> Result<&'a Handle, Answer> {
+fn find<'a>(path: &Path, databases: &'a [Asked]) -> Result<&'a Handle, Answer> {
     let same = |other: &Path| other == path || std::fs::canonicalize(other).ok() == std::fs::canonicalize(path).ok();
-    let found = databases.iter().find(|(other, _)| same(other));
-    found.map(|(_, handle)| handle).ok_or_else(|| Answer::Failed(format!("{} is not replicated here", path.display())))
+    let found = databases.iter().find(|(other, ..)| same(other));
+    found
+        .map(|(_, handle, _)| handle)
+        .ok_or_else(|| Answer::Failed(format!("{} is not replicated here", path.display())))
 }
 
 /// Asks the process that replicates the database with this state directory. `None`: none runs.

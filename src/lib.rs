@@ -23,6 +23,7 @@ pub mod retention;
 pub mod spool;
 // 3: work
 pub mod audit;
+pub mod cost;
 pub mod drill;
 pub mod include;
 pub mod prune;

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use crate::position::{TimeMs, whole_ms};
 use crate::replicator::Handle;
 use crate::status::{Place, Proofs, ReplicaState, ReplicaStatus, State};
+use crate::store::Requests;
+use crate::store::limits::Unit;
+use crate::store::requests::Kind;
 
 /// One database and its replicas.
 pub fn status_value(path: &Path, handle: &Handle) -> Value {
@@ -31,6 +34,26 @@ pub fn status_value(path: &Path, handle: &Handle) -> Value {
         "gaps": status.gaps_total,
         "last_error": status.last_error.map(|(time, text)| json!({ "time_ms": time.0, "text": text })),
         "replicas": status.replicas.iter().map(replica_value).collect::<Vec<_>>(),
+    })
+}
+
+/// The same with what was asked of each replica.
+pub(super) fn asked_value((path, handle, requests): &super::Asked) -> Value {
+    let mut value = status_value(path, handle);
+    for (replica, requests) in value["replicas"].as_array_mut().into_iter().flatten().zip(requests) {
+        replica["used"] = used_value(requests);
+    }
+    value
+}
+
+fn used_value(requests: &Requests) -> Value {
+    let kinds = Kind::ALL.into_iter().map(|kind| (kind.name().to_owned(), requests.of_kind(kind).into()));
+    json!({
+        "for_ms": whole_ms(requests.counted_for()),
+        "requests": kinds.collect::<serde_json::Map<_, _>>(),
+        "uploaded_bytes": requests.bytes_moved(Unit::Upload),
+        "downloaded_bytes": requests.bytes_moved(Unit::Download),
+        "waited_ms": whole_ms(requests.waiting_time()),
     })
 }
 

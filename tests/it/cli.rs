@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "reload",
     "run",
     "restore",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 18] = [
     "sync",
     "status",
     "check",
+    "cost",
     "demo",
     "completions",
     "man",

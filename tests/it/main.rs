@@ -3,6 +3,7 @@
 mod audit;
 mod cli;
 mod config;
+mod cost;
 mod duckdb;
 mod files;
 mod fleet;

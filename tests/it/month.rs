@@ -8,11 +8,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use replicate::compaction::{self, Job, Waiting};
+use replicate::cost::{Estimate, Terms, Workload};
 use replicate::inventory::{Inventory, Listed};
 use replicate::layout::{Level, ObjectName, PartHash, SegmentName, SnapshotName};
 use replicate::position::{Generation, Term, TimeMs, Txid};
 use replicate::retention::{Count, Facts, FilesView, GenerationView, Policy, plan};
 use replicate::store::ObjectMeta;
+use replicate::store::requests::Kind;
 
 use crate::ledger::rig::seed;
 
@@ -105,6 +107,42 @@ impl Replica {
     }
 }
 
+/// The same month, from its assumptions alone.
+fn estimate() -> Estimate {
+    let workload = Workload {
+        database_bytes: 2 * PARTS * PART_BYTES,
+        commits_per_second: COMMITS_PER_SEGMENT as f64,
+        bytes_per_commit: BYTES_PER_COMMIT,
+        changed_bytes_per_day: (2.0 * BUSY_PAGES * BYTES_PER_PAGE) as u64,
+    };
+    let day = Duration::from_millis(DAY);
+    let terms = Terms {
+        sync_interval: Duration::from_secs(1),
+        segment_size: 4 << 20,
+        snapshot_interval: day,
+        snapshot_after: None,
+        snapshot_spacing: day,
+        commits: Some(day),
+        keep: Some(30 * day),
+    };
+    Estimate::new(&workload, &terms)
+}
+
+/// What `cost` estimates of the same month is what the planners made of it.
+fn assert_estimated(replica: &Replica, segment_bytes: u64) {
+    let estimate = estimate();
+    let near = |estimated: f64, found: f64| (0.85..1.15).contains(&(estimated / found));
+    let puts = (replica.put.0 - replica.snapshots.len() as u64 * PARTS) as f64 * 30.0 / 31.0;
+    println!("estimated: {} puts, {} MB stored", estimate.of_kind(Kind::Put), estimate.stored_bytes / 1e6);
+    assert!(near(estimate.of_kind(Kind::Put), puts), "{puts} puts were found");
+    // Of the snapshots here all parts change, which is the worst case; the estimate has the first one, and what is new in the others.
+    let snapshots = (PARTS * PART_BYTES) as f64 + BUSY_PAGES * BYTES_PER_PAGE * (replica.snapshots.len() - 1) as f64;
+    assert!(
+        near(estimate.stored_bytes, segment_bytes as f64 + snapshots),
+        "{segment_bytes} bytes of segments were found"
+    );
+}
+
 /// After a month any kept commit is at most a snapshot, a day of hours and the last joined and shipped segments away, and the replica
 /// holds a few thousand objects, not the millions that were put.
 #[test]
@@ -153,6 +191,7 @@ fn a_month_of_commits_restores_in_few_requests() {
         replica.snapshots.len(),
         parts * PART_BYTES / 1_000_000
     );
+    assert_estimated(&replica, bytes);
     let newest = replica.restore(&inventory, last);
     println!("restore of the newest: {} requests, {} MB, {} segments", newest.0, newest.1 / 1_000_000, newest.2);
     let day = COMMITS_PER_SEGMENT * DAY / 1000;

@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 5] = [
     &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
     &["compaction", "fileset", "inventory", "label", "replica", "retention", "spool"],
-    &["audit", "drill", "include", "prune", "replicator", "restore", "verify", "watcher"],
+    &["audit", "cost", "drill", "include", "prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor", "systemd", "web"],
 ];
 

@@ -17,7 +17,7 @@ use crate::config::DatabaseConfig;
 use crate::control::{self, Control, ReloadAnswer};
 use crate::engine::choice::Choice;
 use crate::error::{Error, ExitCode};
-use crate::replicator::{Crew, Final, Handle, Replicator, Settings, StartError, StopReport};
+use crate::replicator::{Crew, Final, Replicator, Settings, StartError, StopReport};
 use crate::spool::Disk;
 use crate::status::system_clock;
 use crate::store::Requests;
@@ -205,7 +205,7 @@ impl Fleet {
         }
         let statuses = self.all.iter().map(|working| working.replicator.status().clone()).collect();
         *self.statuses.write().unwrap_or_else(PoisonError::into_inner) = statuses;
-        let all: Vec<(PathBuf, PathBuf, Handle)> = self.all.iter().map(Working::controlled).collect();
+        let all: Vec<(PathBuf, control::Asked)> = self.all.iter().map(Working::controlled).collect();
         let shown = match &mut self.control {
             Some(control) => control.show(all),
             None if all.is_empty() => Ok(()),
@@ -220,8 +220,9 @@ impl Fleet {
 }
 
 impl Working {
-    fn controlled(&self) -> (PathBuf, PathBuf, Handle) {
-        (self.path.clone(), self.state_dir.clone(), self.replicator.handle().clone())
+    fn controlled(&self) -> (PathBuf, control::Asked) {
+        let asked = (self.path.clone(), self.replicator.handle().clone(), self.requests.clone());
+        (self.state_dir.clone(), asked)
     }
 }
 
