@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::replicator::Handle;
+use crate::replicator::{Handle, release_memory};
 use crate::store::Requests;
 
 mod metrics;
@@ -47,6 +48,9 @@ const MAX_HEADERS: usize = 64;
 /// When a connection could not be accepted (too many open files), the next attempt waits.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
+/// Bytes of an answer after which memory is given back to the system.
+const MUCH: usize = 4 << 20;
+
 /// One database of this process.
 #[derive(Debug, Clone)]
 pub struct Watched {
@@ -65,6 +69,8 @@ struct Board {
     panel: Arc<Panel>,
     /// One rendering at a time bounds memory, whatever is asked.
     rendering: Mutex<()>,
+    /// A large answer was given, and what it took can be given back.
+    gave_much: AtomicBool,
 }
 
 impl Board {
@@ -92,8 +98,12 @@ impl Bound {
     /// Answers from now on. Must be called within a tokio runtime.
     pub fn serve(self, panel: Panel) -> io::Result<Server> {
         let listener = TcpListener::from_std(self.0)?;
-        let board = Board { watched: RwLock::default(), panel: Arc::new(panel), rendering: Mutex::default() };
-        let board = Arc::new(board);
+        let board = Arc::new(Board {
+            watched: RwLock::default(),
+            panel: Arc::new(panel),
+            rendering: Mutex::default(),
+            gave_much: AtomicBool::new(false),
+        });
         let tasks = [tokio::spawn(accept(listener, board.clone())), tokio::spawn(sample(board.clone()))];
         Ok(Server { tasks, board })
     }
@@ -172,6 +182,9 @@ async fn converse(stream: TcpStream, peer: IpAddr, board: Arc<Board>) {
         Ok(Err(error)) => tracing::debug!("a connection failed: {error}"),
         Err(_) => tracing::debug!("a connection took longer than {CONNECTION_TIME:?}"),
     }
+    if board.gave_much.swap(false, Ordering::SeqCst) {
+        release_memory();
+    }
 }
 
 async fn answer(
@@ -195,6 +208,9 @@ async fn answer(
     // It may read files and take a while where there are thousands of databases.
     let page = move || pages::page(&path, watched.as_ref().map(|all| all.as_slice()), failures);
     let rendered = tokio::task::spawn_blocking(page).await;
+    if rendered.as_ref().is_ok_and(|page| page.body.len() > MUCH) {
+        board.gave_much.store(true, Ordering::SeqCst);
+    }
     Ok(respond(rendered.unwrap_or_else(|error| {
         tracing::error!("a page could not be rendered: {error}");
         Page::text(StatusCode::INTERNAL_SERVER_ERROR, "this page could not be rendered; the log says why\n")

@@ -40,6 +40,7 @@ mod serving;
 
 pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
     let config = configured(&args, environment)?;
+    memory::share_heaps();
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let signals = Signals::listen(if args.command.is_empty() { &HEARD } else { &FORWARDED })?;

@@ -16,6 +16,10 @@ use crate::store::requests::{DURATION_BOUNDS, ENDINGS, Kind as Request, Operatio
 
 use Kind::{Counter, Gauge, Histogram};
 
+/// With more databases than this, what has never happened to one is left out of the families that have many series for each:
+/// errors by kind, requests and times.
+const MANY: usize = 500;
+
 /// Name, kind, help, and where the value comes from.
 type Metric<T> = (&'static str, Kind, &'static str, fn(&T) -> f64);
 
@@ -193,6 +197,7 @@ pub fn render(watched: &[Watched], version: &str, (wrong, refused): (u64, u64)) 
             text.sample(&[("database", &database.label)], value(&database.status));
         }
     }
+    text.skip_zeros(all.len() > MANY);
     text.family("replicate_errors_total", Counter, "Errors by kind; most are tried again by themselves.");
     for database in &all {
         let mut errors: BTreeMap<&str, u64> = ERROR_KINDS.into_iter().map(|kind| (kind, 0)).collect();
@@ -201,12 +206,14 @@ pub fn render(watched: &[Watched], version: &str, (wrong, refused): (u64, u64)) 
             text.sample(&[("database", &database.label), ("kind", kind)], count as f64);
         }
     }
+    text.skip_zeros(false);
     for (name, kind, help, value) in OF_REPLICAS {
         text.family(name, kind, help);
         for (database, replica) in of_replicas(&all) {
             text.sample(&[("database", &database.label), ("replica", &replica.label)], value(replica));
         }
     }
+    text.skip_zeros(all.len() > MANY);
     text.family("replicate_capture_to_store_seconds", Histogram, "From when a commit was seen to when it was shipped.");
     for (database, replica) in of_replicas(&all) {
         let labels = [("database", database.label.as_str()), ("replica", &replica.label)];

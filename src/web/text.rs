@@ -27,6 +27,7 @@ pub type Labels<'a> = [(&'a str, &'a str)];
 pub struct Text {
     out: String,
     name: &'static str,
+    skips_zeros: bool,
 }
 
 impl Text {
@@ -44,12 +45,23 @@ impl Text {
         self.out.push('\n');
     }
 
+    /// From now on, what never happened is left out.
+    pub fn skip_zeros(&mut self, skip: bool) {
+        self.skips_zeros = skip;
+    }
+
     pub fn sample(&mut self, labels: &Labels<'_>, value: f64) {
+        if self.skips_zeros && value == 0.0 {
+            return;
+        }
         self.line("", labels, None, value);
     }
 
     /// `counts` are not cumulative; one more than `bounds`: the last is of what is above them all.
     pub fn histogram(&mut self, labels: &Labels<'_>, bounds: impl Iterator<Item = f64>, counts: &[u64], sum: f64) {
+        if self.skips_zeros && counts.iter().all(|count| *count == 0) {
+            return;
+        }
         let mut total = 0;
         for (bound, count) in bounds.chain([f64::INFINITY]).zip(counts) {
             total += count;
@@ -113,6 +125,21 @@ fn escape(out: &mut String, text: &str, quoted: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What never happened is left out where that is asked for, and nothing else.
+    #[test]
+    fn zeros_may_be_left_out() {
+        let mut text = Text::default();
+        text.family("a_total", Kind::Counter, "Some.");
+        text.skip_zeros(true);
+        text.sample(&[("x", "1")], 0.0);
+        text.sample(&[("x", "2")], 2.0);
+        text.histogram(&[("x", "3")], [1.0].into_iter(), &[0, 0], 0.0);
+        text.skip_zeros(false);
+        text.sample(&[("x", "4")], 0.0);
+        let lines: Vec<String> = text.finish().lines().skip(2).map(str::to_owned).collect();
+        assert_eq!(lines, ["a_total{x=\"2\"} 2", "a_total{x=\"4\"} 0"]);
+    }
 
     /// What is written is what the format's description shows, with every character that needs it escaped.
     #[test]

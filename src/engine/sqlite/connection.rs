@@ -6,6 +6,7 @@
 use std::ffi::{c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
@@ -36,9 +37,22 @@ pub(super) enum Checkpoint {
     Busy,
 }
 
+/// A page cache begins with one page: ours read next to nothing through it, and by default each would begin with 87 KB.
+fn allocate_few_pages() {
+    let (none, any_size, one_page) = (ptr::null_mut::<c_void>(), 0 as c_int, 1 as c_int);
+    // SAFETY: the arguments are those that are documented for this option: without memory of ours, only the number counts.
+    let code = unsafe { ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, none, any_size, one_page) };
+    if code != ffi::SQLITE_OK {
+        // SQLite was used before: it works as well, with more memory.
+        tracing::debug!(code, "SQLite's page cache keeps its default");
+    }
+}
+
 impl Connection {
     /// Opens an existing database. Nothing is read or locked yet.
     pub(super) fn open(path: &Path) -> Result<Connection, EngineError> {
+        static LEAN: Once = Once::new();
+        LEAN.call_once(allocate_few_pages);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inner =
             rusqlite::Connection::open_with_flags(path, flags).map_err(|error| failure(path, "open", &error))?;
