@@ -32,8 +32,17 @@ pub use retention::Retention;
 pub use schedule::Schedule;
 use units::parse_address;
 
-const TOP_KEYS: [&str; 8] =
-    ["listen", "panel", "state-dir", "shutdown-timeout", "on-error", "active-databases", "defaults", "databases"];
+const TOP_KEYS: [&str; 9] = [
+    "listen",
+    "panel",
+    "state-dir",
+    "shutdown-timeout",
+    "on-error",
+    "kill-after",
+    "active-databases",
+    "defaults",
+    "databases",
+];
 /// Default of `shutdown-timeout`.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -76,6 +85,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// What becomes of the command of `run -- COMMAND` when nothing is replicated any more.
     pub on_error: OnError,
+    /// How long after TERM or INT the command of `run -- COMMAND` gets KILL; `None`: never.
+    pub kill_after: Option<Duration>,
     /// Databases that are held open at the same time; beyond that, those at rest are parked.
     pub active_databases: usize,
     /// Where /metrics and the others are served.
@@ -96,6 +107,7 @@ impl Default for Config {
         Config {
             shutdown_timeout: SHUTDOWN_TIMEOUT,
             on_error: OnError::KeepRunning,
+            kill_after: None,
             active_databases: ACTIVE_DATABASES,
             listen: None,
             panel: PanelConfig::default(),
@@ -143,6 +155,7 @@ impl Config {
             Some("stop") => OnError::Stop,
             Some(_) => return Err(top.error("on-error", "is neither keep-running nor stop")),
         };
+        let kill_after = top.duration("kill-after", Duration::ZERO..=MAX_SHUTDOWN_TIMEOUT)?;
         let active_databases = match top.text("active-databases")? {
             None => ACTIVE_DATABASES,
             Some(text) => {
@@ -155,6 +168,7 @@ impl Config {
         let mut config = Config {
             shutdown_timeout,
             on_error,
+            kill_after,
             active_databases,
             listen,
             panel,

@@ -1,7 +1,6 @@
 //! `replicate run`: databases are replicated until a signal, the end of a command, or the end of everything.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +9,14 @@ use nix::sys::signal::Signal;
 
 use super::{engine_of, reading, runtime};
 use crate::cli::RunArgs;
-use crate::config::{Config, DatabaseConfig, Environment, OnError};
+use crate::config::{Config, DatabaseConfig, Environment};
 use crate::control::ReloadAnswer;
 use crate::engine::EngineError;
 use crate::engine::choice::Choice;
-use crate::error::{Error, ExitCode};
+use crate::error::Error;
 use crate::replicator::{Crew, Handle, StopReport};
 use crate::status::{State, Status};
-use crate::supervisor::{FORWARDED, STOPPING, Signals, Supervised, exit_code};
+use crate::supervisor::{FORWARDED, STOPPING, Signals};
 use crate::systemd::Notifier;
 use discovery::Discovery;
 use fleet::{Event, Fleet, Stopping, Working, start};
@@ -37,6 +36,7 @@ mod reload;
 mod report;
 mod schedule;
 mod serving;
+mod supervised;
 
 pub fn execute(args: RunArgs, environment: Environment<'_>) -> Result<u8, Error> {
     let config = configured(&args, environment)?;
@@ -147,7 +147,7 @@ impl Run<'_> {
         }
         match args.command.as_slice() {
             [] => self.until_stopped(fleet).await,
-            command => self.with_command(fleet, args, command, config.on_error).await,
+            command => self.with_command(fleet, args, command, config).await,
         }
     }
 
@@ -214,73 +214,6 @@ impl Run<'_> {
         settled.and(stopped).map(|()| super::DONE)
     }
 
-    async fn with_command(
-        mut self,
-        mut fleet: Fleet,
-        args: &RunArgs,
-        command: &[OsString],
-        on_error: OnError,
-    ) -> Result<u8, Error> {
-        for working in &fleet.all {
-            tokio::select! {
-                ready = ready(working) => ready?,
-                which = self.signals.next_stop() => {
-                    tracing::info!("{which} before the command was started");
-                    self.stops.asked();
-                    self.stop(fleet).await?;
-                    return Ok(128 + which as u8);
-                }
-            }
-        }
-        if args.label_before_start {
-            before_start::label(&fleet.all).await?;
-        }
-        let mut child = Supervised::start(command)?;
-        tracing::info!(command = %command[0].to_string_lossy(), "started");
-        let mut replication_ended = None;
-        let status = loop {
-            tokio::select! {
-                status = child.wait() => break status?,
-                which = self.signals.next() => {
-                    if STOPPING.contains(&which) {
-                        self.stops.asked();
-                    }
-                    child.forward(which);
-                }
-                event = fleet.event(), if replication_ended.is_none() => {
-                    let error = match event {
-                        Event::Ended(error) => error,
-                        Event::Reload(answer) => {
-                            self.reload(&mut fleet, Some(answer));
-                            continue;
-                        }
-                    };
-                    let what = if on_error == OnError::Stop { "is stopped" } else { "goes on" };
-                    tracing::error!("NOTHING IS REPLICATED ANY MORE; the command {what}. {}", error.report());
-                    if on_error == OnError::Stop {
-                        child.forward(Signal::SIGTERM);
-                    }
-                    replication_ended = Some(error);
-                }
-            }
-        };
-        let code = exit_code(status);
-        tracing::info!(code, "the command ended; shipping what is captured, for at most {:?}", self.shutdown_timeout);
-        let stopped = self.stop(fleet).await;
-        if let Some(error) = replication_ended.filter(|_| on_error == OnError::Stop) {
-            return Err(error);
-        }
-        match stopped {
-            Ok(()) => Ok(code),
-            Err(error) if code == 0 => Err(Error::new(ExitCode::FinalSync, error.to_string())
-                .next_step(error.advice().unwrap_or_default().to_owned())),
-            Err(error) => {
-                tracing::error!("{}", error.report());
-                Ok(code)
-            }
-        }
-    }
-
     /// A last look at every database, and everything shipped, within the shutdown time-out; a second TERM or INT ends it
     /// at once.
     async fn stop(&mut self, mut fleet: Fleet) -> Result<(), Error> {
@@ -328,19 +261,6 @@ pub fn with_replicator<T>(
 
 /// For the final sync of a replicator that was started for one task.
 const STOP_AFTER_WORK: Duration = Duration::from_secs(30);
-
-/// Waits until the command may be started: every commit is captured as it comes, or will be from the first one on.
-async fn ready(working: &Working) -> Result<(), Error> {
-    match settled(working.replicator.status()).await {
-        State::Failed(text) => Err(Error::failed(text)),
-        // A database that its application switches to WAL mode when it starts: waiting here would be waiting for ever.
-        State::NotCapturable(why) => {
-            tracing::warn!(database = %working.path.display(), "NOT CAPTURED YET, the command starts all the same: {why}");
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
 
 /// Waits until capture has begun, or cannot without somebody else's doing.
 async fn settled(status: &Status) -> State {

@@ -53,6 +53,30 @@ fn commands_that_do_not_behave() {
     assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A command that ignores TERM is killed where that is configured, in time for what it committed to be shipped; otherwise it lives.
+#[test]
+fn a_command_that_ignores_term() {
+    let folder = tempfile::tempdir().expect("a directory");
+    for kill_after in [true, false] {
+        let config = folder.path().join("replicate.yml");
+        let (database, replica) = (folder.path().join("app.db"), folder.path().join("replica"));
+        let connection = rusqlite::Connection::open(&database).expect("opened");
+        connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(v)").expect("made");
+        drop(connection);
+        let first = if kill_after { "kill-after: 500ms\n" } else { "" };
+        let text = format!("{first}databases: [{{path: {}, replicas: [{}]}}]\n", database.display(), replica.display());
+        std::fs::write(&config, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_replicate"));
+        let script = "trap '' TERM; kill -TERM $PPID; sleep 0.1; n=0; while [ $n -lt 40 ]; do sleep 0.1; n=$((n+1)); done; exit 3";
+        command.args(["run", "--config"]).arg(&config).args(["--", "sh", "-c", script]).env_remove("REPLICATE_LISTEN");
+        let output = command.stdin(Stdio::null()).output().expect("started");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(if kill_after { 137 } else { 3 }), "{told}");
+        assert_eq!(told.contains("it gets KILL"), kill_after, "{told}");
+        assert!(told.contains("everything is in every replica"), "{told}");
+    }
+}
+
 /// Copies the database, lets another process take its replica over, and commits until something happens.
 const TAKEN_OVER: &str = "import os, sqlite3, subprocess, sys, time
 program, folder, seconds = sys.argv[1:]
