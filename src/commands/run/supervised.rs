@@ -72,10 +72,14 @@ impl Run<'_> {
                 }
             }
         };
-        let code = exit_code(status);
+        self.end(fleet, exit_code(status), replication_ended.filter(|_| on_error == OnError::Stop)).await
+    }
+
+    /// Ships what the command committed last. Its exit code is ours, unless replication failed and nothing else tells so.
+    async fn end(mut self, fleet: Fleet, code: u8, replication_failed: Option<Error>) -> Result<u8, Error> {
         tracing::info!(code, "the command ended; shipping what is captured, for at most {:?}", self.shutdown_timeout);
         let stopped = self.stop(fleet).await;
-        if let Some(error) = replication_ended.filter(|_| on_error == OnError::Stop) {
+        if let Some(error) = replication_failed {
             return Err(error);
         }
         match stopped {

@@ -140,7 +140,7 @@ fn a_capture_that_is_stuck_is_told() {
     let replica = scene.path("r").display().to_string();
     let lag = format!("replicate_lag_seconds{{database=\"DB\",replica=\"{replica}\"}}");
     serving.wait_for("level", || serving.metric(&lag) == 0.0);
-    let Some(halted) = Halted::halt("a_capture_that_is_stuck_is_told", serving.pid(), "capture 0.db") else { return };
+    let Some(halted) = Halted::halt("a_capture_that_is_stuck_is_told", serving.pid(), "capture") else { return };
     scene.insert(0);
     serving.wait_for("a lag", || serving.metric(&lag) > 0.0);
     assert_lag_rises(&serving, &lag);
