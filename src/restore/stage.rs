@@ -127,3 +127,87 @@ impl Staged {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::EngineKind;
+    use crate::fileset::{FileSet, encode_blob};
+    use crate::layout::FileSetName;
+    use crate::position::{Generation, Term, Txid};
+    use crate::restore::beside::Action;
+    use crate::restore::execute::Silent;
+    use crate::store::memory::MemoryStore;
+
+    fn all(folder: &Path) -> Vec<(String, String)> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = entries
+            .map(|path| {
+                let content = if path.is_dir() { "a directory".to_owned() } else { fs::read_to_string(&path).unwrap() };
+                (path.file_name().unwrap().to_string_lossy().into_owned(), content)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// When one of the names turns out to be taken at the very end, everything is as it was before: the database, the files that were
+    /// replaced already, and the directories that were made.
+    #[tokio::test]
+    async fn all_names_are_given_or_none() {
+        let (folder, generation) = (tempfile::tempdir().unwrap(), Generation(7));
+        let store: Arc<dyn crate::store::Store> = Arc::new(MemoryStore::new());
+        let contents = [("a.yml", "new a"), ("sub/b.yml", "new b"), ("z.yml", "new z")];
+        let mut files = Vec::new();
+        for (path, content) in contents {
+            let file = IncludedFile::new(path.parse().unwrap(), 0o600, TimeMs(5_000), content.as_bytes());
+            let object = encode_blob(content.as_bytes()).unwrap();
+            FileSets::new(store.clone()).put_blob(generation, file.hash, object).await.unwrap();
+            files.push(file);
+        }
+        for (name, content) in [("back.db", "old database"), ("a.yml", "old a")] {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        let before = all(folder.path());
+        let (path, at) = (folder.path().join("back.db"), folder.path().to_owned());
+        let planned = FileSet::new(files).files.into_iter().map(|file| {
+            let path = at.join(file.path.as_str());
+            let action = if path.exists() { Action::Replace } else { Action::Create };
+            PlannedFile { file, path, action }
+        });
+        let set = FileSetName { generation, txid: Txid(1), term: Term(1), time: TimeMs(1), hash: 0 };
+        let plan = FilesPlan { set, folder: at.clone(), files: planned.collect(), note: None };
+        let how = Execution {
+            target: path.clone(),
+            overwrite: true,
+            jobs: 2,
+            engine: |_| None,
+            check: false,
+            fold: false,
+            spare_bytes: 0,
+            now: TimeMs(1),
+            random: 1,
+            progress: Arc::new(Silent),
+        };
+        let target = Target::new(&path, EngineKind::Sqlite).unwrap();
+        let install = |staged: &Staged| {
+            let unfinished = target.unfinished(EngineKind::Sqlite, 1);
+            fs::write(&unfinished.main, "new database").unwrap();
+            target.install(&unfinished, false, true, TimeMs(1), Some(staged))
+        };
+        let staged = stage(&Reading::new(store.clone()), &plan, &target, &how).await.unwrap();
+        fs::create_dir(at.join("z.yml")).unwrap();
+        assert!(matches!(install(&staged), Err(RestoreError::Refused { .. })));
+        drop(staged);
+        fs::remove_dir(at.join("z.yml")).unwrap();
+        assert_eq!(all(folder.path()), before);
+        let staged = stage(&Reading::new(store), &plan, &target, &how).await.unwrap();
+        install(&staged).unwrap();
+        drop(staged);
+        let texts: Vec<String> = all(folder.path()).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["new a", "old a", "new database", "old database", "a directory", "new z"]);
+        assert_eq!(fs::read_to_string(at.join("sub/b.yml")).unwrap(), "new b");
+    }
+}
