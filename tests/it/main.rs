@@ -4,6 +4,7 @@ mod audit;
 mod cli;
 mod config;
 mod cost;
+mod docs;
 mod duckdb;
 mod files;
 mod fleet;
