@@ -21,7 +21,7 @@ on() {
 }
 
 case "${1-}" in
-    run | restore | list | verify | drill | prune | snapshot | label | sync | status | check | demo | completions | man | help | -[!-]* | --?*)
+    run | restore | list | verify | manifest | drill | prune | snapshot | label | sync | pause | resume | reload | status | check | cost | demo | completions | man | help | -[!-]* | --?*)
         exec replicate "$@"
         ;;
     --) shift ;;
