@@ -187,3 +187,30 @@ fn files_go_to_every_store() {
     scene.done(&["verify", &url, "--deep"]);
     assert_eq!(server.overwrites(), 0);
 }
+
+/// The same beside a DuckDB file, which is captured as it was left: with its log.
+#[test]
+fn files_of_a_duckdb_database_are_kept() {
+    let scene = Scene::new("include: [config.yml]");
+    let golden = |name: &str| {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/duckdb").join(name)).expect("golden")
+    };
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(scene.beside(&format!("app.db{suffix}"))).expect("removed");
+    }
+    fs::write(scene.beside("app.db"), golden("2.0.0.db")).expect("written");
+    fs::write(scene.beside("app.db.wal"), golden("2.0.0.db.wal")).expect("written");
+    scene.write("config.yml", "one");
+    let replicator = scene.start();
+    scene.sync();
+    scene.write("config.yml", "two");
+    stop(replicator, "replicate run");
+    let folder = scene.rig.path("back");
+    fs::create_dir(&folder).expect("made");
+    let target = folder.join("back.db").display().to_string();
+    scene.done(&["restore", "app.db", "-o", &target, "--with-files", "--no-check", "--keep-wal"]);
+    assert_eq!(fs::read_to_string(folder.join("config.yml")).expect("restored"), "two");
+    assert!(fs::read(folder.join("back.db.wal")).expect("restored") == golden("2.0.0.db.wal"), "another log");
+    assert_eq!(objects(&scene, "files").len(), 2);
+    scene.done(&["verify", "app.db", "--deep"]);
+}
