@@ -6,6 +6,7 @@ mod config;
 mod cost;
 mod docs;
 mod duckdb;
+mod e2e;
 mod files;
 mod fleet;
 mod format;

@@ -229,6 +229,18 @@ impl Drop for S3Server {
     }
 }
 
+/// For other processes: prints how it is reached, as lines for a shell, and serves until this process is killed.
+pub fn serve_until_killed() -> ! {
+    let server = S3Server::start(1);
+    for (name, value) in server.env() {
+        println!("export {name}={value}");
+    }
+    println!("export S3_BUCKET={BUCKET} S3_ENDPOINT={}", server.endpoint());
+    loop {
+        std::thread::park();
+    }
+}
+
 async fn serve(listener: TcpListener, layer: Layer) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
