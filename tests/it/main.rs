@@ -21,6 +21,7 @@ mod processes;
 mod prune;
 mod replicator;
 mod restore;
+mod runbook;
 mod s3_server;
 mod small_disk;
 mod sqlite_source;
