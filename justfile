@@ -18,6 +18,10 @@ lint:
 demo *ARGS:
     cargo run --no-default-features -- demo {{ARGS}}
 
+# A machine is lost and comes back from S3.
+e2e *ARGS:
+    tests/e2e.sh {{ARGS}}
+
 # The manual, as it is installed.
 man:
     cargo run --no-default-features -- man | man -l -

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const COMMANDS: [&str; 19] = [
+pub const COMMANDS: [&str; 19] = [
     "reload",
     "run",
     "restore",

@@ -85,6 +85,16 @@ fn examples_for_containers_fit() {
     }
 }
 
+/// The entrypoint leaves every command of replicate to it, and does not take one for the application.
+#[test]
+fn the_entrypoint_knows_the_commands() {
+    let text = read("packaging/entrypoint.sh");
+    let list = text.lines().find(|line| line.contains(" | restore | ")).expect("a list");
+    let known: Vec<&str> = list.split('|').map(str::trim).collect();
+    let missing: Vec<_> = crate::cli::COMMANDS.into_iter().filter(|command| !known.contains(command)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// The unit for systemd is of the kind that is told, waits longer than the final sync may take, and starts what exists.
 #[test]
 fn the_unit_fits() {
