@@ -25,6 +25,7 @@ else
 fi
 sqlite_python=$(python3 -c 'import sys; print(sys.executable)')
 duckdb_python=${DUCKDB_PYTHON:-$sqlite_python}
+has_duckdb=${HAS_DUCKDB:-yes} # no: the program was built with --no-default-features
 patience=${PATIENCE:-120} # seconds until something that must happen counts as not happening
 
 root=$(mktemp -d)
@@ -111,7 +112,7 @@ expect_restored() {
 }
 
 lose_and_restore() {
-    local engine=$1 middle middle_time middle_txid acknowledged recorded found now
+    local engine=$1 middle middle_time middle_txid acknowledged recorded found now question
     python=$2 database=data/app.$1 url="s3://$S3_BUCKET/$1/app?endpoint=$S3_ENDPOINT&region=us-east-1"
 
     say "$engine: a machine, and on it an application that commits; the store is empty, so there is nothing to restore yet"
@@ -174,7 +175,12 @@ lose_and_restore() {
 
     say "$engine: every byte of the replica is proven, and a restore for practice answers a question"
     replicate verify "$url" --deep
-    replicate drill "$url" --assert "SELECT count(*) = $now FROM entry"
+    question=(--assert "SELECT count(*) = $now FROM entry")
+    if [[ $engine == duckdb && $has_duckdb == no ]]; then
+        question=()
+        echo "SKIPPED: the question; this build of replicate has no DuckDB to ask" >&2
+    fi
+    replicate drill "$url" "${question[@]}"
 }
 
 say "an S3 server on loopback: ${s3_server[*]}"
