@@ -20,6 +20,7 @@ use crate::supervisor::{FORWARDED, STOPPING, Signals};
 use crate::systemd::Notifier;
 use discovery::Discovery;
 use fleet::{Event, Fleet, Stopping, Working, start};
+use memory::Activity;
 use schedule::Scheduled;
 use serving::Serving;
 
@@ -250,7 +251,7 @@ pub fn with_replicator<T>(
     let engine = engine_for(&database.path)?;
     let runtime = runtime()?;
     let done = runtime.block_on(async {
-        let working = start(database, engine, Crew::unlimited())?;
+        let working = start(&Arc::new(database.clone()), engine, Crew::unlimited(), Activity::default())?;
         let done = work(working.replicator.handle()).await;
         let report = working.replicator.stop(STOP_AFTER_WORK).await;
         done.and_then(|done| judge(&working.path, &working.state_dir, Some(report)).map(|()| done))

@@ -58,8 +58,8 @@ pub(super) struct Capture {
     last_seal: Option<Instant>,
     save_at: Option<Instant>,
     /// The first is being served.
-    copies: Vec<Copy>,
-    syncs: Vec<oneshot::Sender<Place>>,
+    pub(super) copies: Vec<Copy>,
+    pub(super) syncs: Vec<oneshot::Sender<Place>>,
     /// Somebody asked for the database to be let go of.
     pub(super) is_paused: bool,
     /// When this database got its thread, and when it last had a commit.

@@ -38,6 +38,9 @@ impl Capture {
         let until = if self.has_nothing_to_do() && self.is_level || self.is_paused { until } else { Some(deadline) };
         let is_watched = self.watcher.as_ref().is_some_and(|watcher| watcher.is_armed());
         self.parked = Some(sight.clone());
+        // Many databases are parked: nothing is kept that is only needed at work.
+        self.copies.shrink_to_fit();
+        self.syncs.shrink_to_fit();
         self.shared.status.set_parked(true);
         self.end.lock.rest();
         let shared = self.shared.clone();

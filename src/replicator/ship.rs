@@ -45,9 +45,11 @@ pub(super) struct Shipping {
 }
 
 /// Runs until the replica is lost for good. The task is aborted when the replicator stops.
+///
+/// What is done now and then has a box of its own here, for as long as it takes: a task that waits, one of thousands, keeps no room for it.
 pub(super) async fn run(shared: Arc<Shared>, index: usize) {
     let replica = shared.replicas[index].clone();
-    let result = match start(&shared, &replica, index).await {
+    let result = match Box::pin(start(&shared, &replica, index)).await {
         Ok(mut shipping) => shipping.run().await,
         Err(end) => Err(end),
     };
@@ -213,13 +215,13 @@ impl Shipping {
             sealed.mark_unchanged();
             self.follow_course();
             while let Some(object) = self.next() {
-                self.ship(&object).await?;
+                Box::pin(self.ship(&object)).await?;
             }
-            self.snapshots.learn_size().await;
+            Box::pin(self.snapshots.learn_size()).await;
             let is_work_due = self.snapshots.is_due(self.shipped) || self.compactions.is_due();
             if is_work_due && !self.has_claimed(self.course.generation) {
                 let term = Term(self.course.term.load(Ordering::Acquire));
-                self.claim(self.course.generation, term, None).await?;
+                Box::pin(self.claim(self.course.generation, term, None)).await?;
             }
             self.note.now_and_then(self.shipped);
             if let Some(broken) = self.compactions.advance(self.claimed)? {

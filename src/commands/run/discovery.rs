@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -14,8 +15,14 @@ use super::super::engine_of;
 
 /// How often directories are asked whether something in them was made, renamed or removed.
 const LOOK: Duration = Duration::from_secs(1);
-/// So often everything is looked at whatever the directories say: a file may become a database without any change of names.
+/// So often everything is looked at whatever the directories say …
 const WHOLE_LOOK: Duration = Duration::from_secs(5);
+/// … but a look at many thousand files costs: the pause after it is so many times as long as it took …
+const WHOLE_LOOK_PAUSE: u32 = 300;
+/// … or so many times where directories change all the time.
+const LOOK_PAUSE: u32 = 20;
+/// A directory that changed so lately may change again within the same tick of the file system's clock.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A file that was missing in so many looks is gone; one look may fall between two steps of a replacement.
 const GONE_AFTER: u32 = 2;
 /// Bound for the databases of one process.
@@ -24,13 +31,13 @@ const MAX_FOUND: usize = 20_000;
 /// What changed since the last look.
 #[derive(Debug, Default)]
 pub struct Changes {
-    pub appeared: Vec<(DatabaseConfig, Choice)>,
-    pub vanished: Vec<DatabaseConfig>,
+    pub appeared: Vec<(Arc<DatabaseConfig>, Choice)>,
+    pub vanished: Vec<Arc<DatabaseConfig>>,
 }
 
 #[derive(Debug)]
 struct Known {
-    config: DatabaseConfig,
+    config: Arc<DatabaseConfig>,
     /// Looks in which it was missing.
     missing: u32,
 }
@@ -45,10 +52,25 @@ pub struct Discovery {
     held: BTreeMap<PathBuf, Choice>,
     /// Files that are no database, or cannot be one, and why: told once.
     refused: BTreeMap<PathBuf, String>,
-    /// When something was last made, renamed or removed in the directories.
-    directories: BTreeMap<PathBuf, Option<SystemTime>>,
-    looked: Option<Instant>,
+    /// Matching files that are no database yet, as they were: they may become one without any change of names.
+    unripe: BTreeMap<PathBuf, Shape>,
+    /// The directories that matching files are in, or would be.
+    directories: BTreeMap<PathBuf, Seen>,
+    /// When the last look ended, and what it took.
+    looked: Option<(Instant, Duration)>,
 }
+
+/// When something was last made, renamed or removed in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Missing,
+    At(SystemTime),
+    /// So lately that it is to be looked at again.
+    Young,
+}
+
+/// Length, and time of the last change.
+type Shape = Option<(u64, SystemTime)>;
 
 impl Discovery {
     /// `None` where there is no pattern. `held` are databases at work already, with their engines.
@@ -63,6 +85,7 @@ impl Discovery {
             known: BTreeMap::new(),
             held,
             refused: BTreeMap::new(),
+            unripe: BTreeMap::new(),
             directories: BTreeMap::new(),
             looked: None,
         }))
@@ -72,9 +95,7 @@ impl Discovery {
     pub async fn changed(&mut self) -> Changes {
         loop {
             tokio::time::sleep(LOOK).await;
-            let is_due = self.looked.is_none_or(|looked| looked.elapsed() >= WHOLE_LOOK);
-            let is_pending = self.known.values().any(|known| known.missing > 0);
-            if is_due || is_pending || self.directories.iter().any(|(path, time)| changed_at(path) != *time) {
+            if self.is_due() {
                 let changes = self.look();
                 if !changes.appeared.is_empty() || !changes.vanished.is_empty() {
                     return changes;
@@ -83,15 +104,30 @@ impl Discovery {
         }
     }
 
+    fn is_due(&self) -> bool {
+        let Some((at, took)) = self.looked else { return true };
+        let since = at.elapsed();
+        if since < took * LOOK_PAUSE {
+            return false;
+        }
+        since >= WHOLE_LOOK.max(took * WHOLE_LOOK_PAUSE)
+            || self.known.values().any(|known| known.missing > 0)
+            || self.directories.iter().any(|(path, last)| *last == Seen::Young || seen(path) != *last)
+            || self.unripe.iter().any(|(path, shape)| shape_of(path) != *shape)
+    }
+
     /// Looks at every pattern now.
     pub fn look(&mut self) -> Changes {
-        self.looked = Some(Instant::now());
-        self.directories.clear();
+        let began = Instant::now();
+        // As they were before they are read: what is made meanwhile is seen by the next look.
+        let before: BTreeMap<PathBuf, Seen> =
+            std::mem::take(&mut self.directories).into_keys().map(|path| (path.clone(), seen(&path))).collect();
+        self.unripe.clear();
         let (mut found, mut changes) = (BTreeSet::new(), Changes::default());
         for number in 0..self.config.groups.len() {
             let (files, directories) = self.config.groups[number].look();
-            // What is made between the two is seen by the next whole look.
-            self.directories.extend(directories.into_iter().map(|path| (path.clone(), changed_at(&path))));
+            let seen = |path: PathBuf| (path.clone(), before.get(&path).copied().unwrap_or(Seen::Young));
+            self.directories.extend(directories.into_iter().map(seen));
             for path in files {
                 if !found.insert(path.clone()) {
                     continue;
@@ -113,15 +149,20 @@ impl Discovery {
             }
         }
         changes.vanished = gone.iter().filter_map(|path| self.forget(path)).collect();
+        self.looked = Some((Instant::now(), began.elapsed()));
         changes
     }
 
     /// A file that is not at work. Only such a file may be looked into: closing it would drop the locks of one that is.
-    fn meet(&mut self, group: usize, path: PathBuf) -> Option<(DatabaseConfig, Choice)> {
+    fn meet(&mut self, group: usize, path: PathBuf) -> Option<(Arc<DatabaseConfig>, Choice)> {
+        let shape = shape_of(&path);
         let choice = self.held.remove(&path).unwrap_or(Choice::ByContent(engine_of));
         let refusal = match choice.look(&path) {
             // Empty: whatever it becomes, a later look sees it.
-            Ok(None) => return None,
+            Ok(None) => {
+                self.unripe.insert(path, shape);
+                return None;
+            }
             Ok(Some(_)) if self.known.len() >= MAX_FOUND => format!("more than {MAX_FOUND} databases in one process"),
             Ok(Some(engine)) => {
                 let database = self.config.groups[group].database(&path, &self.config);
@@ -129,6 +170,7 @@ impl Discovery {
                     .and_then(|database| self.claims.claim(&database, &path.display().to_string()).map(|()| database))
                 {
                     Ok(config) => {
+                        let config = Arc::new(config);
                         self.refused.remove(&path);
                         self.known.insert(path, Known { config: config.clone(), missing: 0 });
                         return Some((config, Choice::Known(engine)));
@@ -138,6 +180,7 @@ impl Discovery {
             }
             Err(error) => error.to_string(),
         };
+        self.unripe.insert(path.clone(), shape);
         if self.refused.get(&path) != Some(&refusal) {
             tracing::warn!(file = %path.display(), "matches a pattern and is NOT REPLICATED: {refusal}");
             self.refused.insert(path, refusal);
@@ -146,13 +189,23 @@ impl Discovery {
     }
 
     /// Not at work any more, or never was: a later look may meet it again.
-    pub fn forget(&mut self, path: &Path) -> Option<DatabaseConfig> {
+    pub fn forget(&mut self, path: &Path) -> Option<Arc<DatabaseConfig>> {
         let known = self.known.remove(path)?;
         self.claims.release(&known.config);
         Some(known.config)
     }
 }
 
-fn changed_at(directory: &Path) -> Option<SystemTime> {
-    std::fs::metadata(directory).and_then(|metadata| metadata.modified()).ok()
+fn seen(directory: &Path) -> Seen {
+    match std::fs::metadata(directory).and_then(|metadata| metadata.modified()) {
+        Err(_) => Seen::Missing,
+        // A clock that was set back makes it look young for long: then it is looked at more often.
+        Ok(time) if time.elapsed().is_ok_and(|age| age >= SETTLED) => Seen::At(time),
+        Ok(_) => Seen::Young,
+    }
+}
+
+fn shape_of(path: &Path) -> Shape {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
 }

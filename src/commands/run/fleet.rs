@@ -10,9 +10,10 @@ use tokio::task::JoinHandle;
 use super::super::source::open_counted;
 use super::announce::Statuses;
 use super::discovery::{Changes, Discovery};
+use super::memory::{self, Activity};
+use super::report;
 use super::schedule::Scheduled;
 use super::serving::Serving;
-use super::{memory, report};
 use crate::config::DatabaseConfig;
 use crate::control::{self, Control, ReloadAnswer};
 use crate::engine::choice::Choice;
@@ -68,7 +69,7 @@ pub struct Fleet {
     /// Databases that vanished: what was captured of them is still being shipped.
     pub resting: Vec<Stopping>,
     /// Databases that start again, with another configuration, as soon as they have stopped.
-    pub(super) waiting: Vec<(DatabaseConfig, Choice)>,
+    pub(super) waiting: Vec<(Arc<DatabaseConfig>, Choice)>,
     pub(super) discovery: Option<Discovery>,
     server: Option<Serving>,
     control: Option<Control>,
@@ -76,6 +77,7 @@ pub struct Fleet {
     scheduled: Option<Scheduled>,
     statuses: Statuses,
     crew: Arc<Crew>,
+    activity: Activity,
     pub(super) shutdown_timeout: Duration,
     asks: (mpsc::Sender<ReloadAnswer>, mpsc::Receiver<ReloadAnswer>),
 }
@@ -109,11 +111,13 @@ impl Fleet {
             scheduled,
             statuses: Statuses::default(),
             crew,
+            activity: Activity::default(),
             shutdown_timeout,
             asks: mpsc::channel(1),
         };
+        tokio::spawn(memory::give_back_at_rest(fleet.activity.clone()));
         for (database, engine) in named {
-            fleet.add(&database, engine)?;
+            fleet.add(&Arc::new(database), engine)?;
         }
         fleet.apply(found);
         if fleet.all.is_empty() {
@@ -154,8 +158,8 @@ impl Fleet {
         Changes { appeared, vanished: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, database: &DatabaseConfig, engine: Choice) -> Result<(), Error> {
-        let working = start(database, engine, self.crew.clone())?;
+    pub(super) fn add(&mut self, database: &Arc<DatabaseConfig>, engine: Choice) -> Result<(), Error> {
+        let working = start(database, engine, self.crew.clone(), self.activity.clone())?;
         if let Some(scheduled) = &mut self.scheduled {
             scheduled.add(&working.config, working.replicator.status().clone());
         }
@@ -226,7 +230,12 @@ impl Working {
     }
 }
 
-pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Result<Working, Error> {
+pub fn start(
+    database: &Arc<DatabaseConfig>,
+    engine: Choice,
+    crew: Arc<Crew>,
+    activity: Activity,
+) -> Result<Working, Error> {
     let chosen = engine.clone();
     let s = &database.settings;
     let settings = Settings {
@@ -261,10 +270,8 @@ pub fn start(database: &DatabaseConfig, engine: Choice, crew: Arc<Crew>) -> Resu
         }
     })?;
     let (end_of_report, end) = oneshot::channel();
-    let (path, state_dir, config) = (database.path.clone(), database.state_dir.clone(), Arc::new(database.clone()));
-    // Ends with the replicator's status.
-    tokio::spawn(memory::give_back_at_rest(replicator.status().clone()));
-    let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), end));
+    let (path, state_dir, config) = (database.path.clone(), database.state_dir.clone(), database.clone());
+    let reporter = tokio::spawn(report::report(path.clone(), replicator.status().clone(), activity, end));
     Ok(Working { path, state_dir, config, engine: chosen, replicator, requests, reporter, end_of_report })
 }
 

@@ -4,17 +4,21 @@
 //! would take the latter back only under pressure, and they count as resident until then.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use crate::replicator::release_memory;
-use crate::status::Status;
 
-/// So long without any change, a database is at rest.
+/// So long without any change, the databases are at rest.
 const QUIET: Duration = Duration::from_secs(5);
-/// Many databases come to rest one after the other: once in so long is enough for all of them.
-const PAUSE: Duration = Duration::from_secs(30);
+/// With many databases some are always at work: what others left is given back this often all the same.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// Something happened to one of the databases.
+pub type Activity = Arc<Notify>;
 
 /// At the start: threads share a few heaps. By default each of glibc's eight for every core keeps what was freed in it, and
 /// threads that mostly wait gain nothing by them.
@@ -29,36 +33,14 @@ pub fn share_heaps() {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const HEAPS: libc::c_int = 2;
 
-/// Whenever this database comes to rest. Causes no wake-up while nothing happens.
-pub async fn give_back_at_rest(status: Status) {
-    let mut changes = status.watch();
-    // What is left of it then is the replicator's, and this ends with that.
-    drop(status);
+/// Whenever the databases come to rest. Causes no wake-up while nothing happens.
+pub async fn give_back_at_rest(activity: Activity) {
     loop {
-        changes.mark_unchanged();
-        match tokio::time::timeout(QUIET, changes.changed()).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(_)) => return,
-            Err(_) => {}
-        }
-        if !is_due() {
-            continue;
-        }
+        activity.notified().await;
+        let began = Instant::now();
+        while began.elapsed() < BUSY && tokio::time::timeout(QUIET, activity.notified()).await.is_ok() {}
         give_back();
-        if changes.changed().await.is_err() {
-            return;
-        }
     }
-}
-
-fn is_due() -> bool {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let Ok(mut last) = LAST.lock() else { return false };
-    let due = last.is_none_or(|last| last.elapsed() >= PAUSE);
-    if due {
-        *last = Some(Instant::now());
-    }
-    due
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

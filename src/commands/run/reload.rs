@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -22,7 +23,9 @@ struct Plan {
     unchanged: usize,
 }
 
-fn plan(at_work: &BTreeMap<PathBuf, DatabaseConfig>, wanted: &BTreeMap<PathBuf, DatabaseConfig>) -> Plan {
+type Databases = BTreeMap<PathBuf, Arc<DatabaseConfig>>;
+
+fn plan(at_work: &Databases, wanted: &Databases) -> Plan {
     let mut plan = Plan::default();
     for (path, database) in wanted {
         match at_work.get(path) {
@@ -47,14 +50,14 @@ impl Fleet {
                 Some(engine) => engine.clone(),
                 None => engine_for(&database.path)?,
             };
-            wanted.insert(database.path.clone(), (database.clone(), engine));
+            wanted.insert(database.path.clone(), (Arc::new(database.clone()), engine));
         }
         let mut discovery = Discovery::new(config, held)?;
         let found = discovery.as_mut().map(Discovery::look).unwrap_or_default();
         wanted.extend(found.appeared.into_iter().map(|(database, engine)| (database.path.clone(), (database, engine))));
 
-        let of = |one: &DatabaseConfig| (one.path.clone(), one.clone());
-        let mut at_work: BTreeMap<_, _> = self.all.iter().map(|working| of(&working.config)).collect();
+        let of = |one: &Arc<DatabaseConfig>| (one.path.clone(), one.clone());
+        let mut at_work: Databases = self.all.iter().map(|working| of(&working.config)).collect();
         // What waits for its own stop is as good as started.
         at_work.extend(self.waiting.iter().map(|(one, _)| of(one)));
         let plan = plan(&at_work, &wanted.iter().map(|(path, (one, _))| (path.clone(), one.clone())).collect());
@@ -90,9 +93,9 @@ mod tests {
     /// What is the same is left alone, whatever its place in the file.
     #[test]
     fn only_what_differs_is_touched() {
-        let of = |yaml: &str| -> BTreeMap<PathBuf, DatabaseConfig> {
+        let of = |yaml: &str| -> Databases {
             let databases = Config::parse(yaml, &|_| None).unwrap().databases;
-            databases.into_iter().map(|one| (one.path.clone(), one)).collect()
+            databases.into_iter().map(|one| (one.path.clone(), Arc::new(one))).collect()
         };
         let before = of("databases: [{path: /a}, {path: /b, replicas: [/r/b]}, {path: /c}]");
         let after = of("databases: [{path: /d}, {path: /c}, {path: /b, replicas: [/r/other]}]");

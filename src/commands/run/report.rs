@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::memory::Activity;
 use crate::config::units::show_duration;
 use crate::position::Txid;
 use crate::status::{ReplicaState, ReplicaStatus, State, Status, StatusSnapshot};
@@ -15,7 +16,7 @@ const SUMMARY: Duration = Duration::from_secs(10 * 60);
 const FINAL_SYNC: Duration = Duration::from_secs(2);
 
 /// Watches one database until `end`, with one last look then.
-pub async fn report(path: PathBuf, status: Status, mut end: oneshot::Receiver<()>) {
+pub async fn report(path: PathBuf, status: Status, activity: Activity, mut end: oneshot::Receiver<()>) {
     let name = path.display().to_string();
     let mut changes = status.watch();
     let mut summary = tokio::time::interval(SUMMARY);
@@ -38,6 +39,7 @@ pub async fn report(path: PathBuf, status: Status, mut end: oneshot::Receiver<()
                 }
                 tokio::time::sleep(COALESCE).await;
                 changes.mark_unchanged();
+                activity.notify_one();
             }
             _ = summary.tick() => {
                 let now = status.snapshot();
