@@ -11,7 +11,9 @@ use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, MARKER, ObjectName, PartHash, SegmentName, SnapshotName};
 use crate::position::{Generation, Term, Txid};
 use crate::segment::{Index, MAX_INDEX_BYTES, Manifest, SegmentError, SegmentReader, TAIL_READ_BYTES, Tail};
-use crate::store::{Body, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, read_surely, same_content};
+use crate::store::{
+    self, Body, CreateOnly, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, read_surely, same_content,
+};
 
 mod marks;
 
@@ -34,6 +36,9 @@ pub struct Marker {
 pub const LAYOUT_VERSION: u32 = 1;
 /// Bytes of a marker or of a claim; more is not ours.
 const MAX_SMALL_BYTES: usize = 64 * 1024;
+
+/// Whether a claim is ours.
+pub type IsOurs = bool;
 
 /// The claim of a writer, in its term's object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,18 +279,24 @@ impl Replica {
         Err(ReplicaError::Refused { what, next_step: "give each database its own prefix" })
     }
 
-    /// Claims exactly `term`. `false`: another writer has it.
-    pub async fn claim(&self, generation: Generation, term: Term, claim: &Claim) -> Result<bool, ReplicaError> {
-        let bytes = Bytes::from(serde_json::to_vec(claim).expect("a claim is plain data"));
-        let key = ObjectName::Term { generation, term }.key();
-        match self.store.put(&key, Body::Bytes(bytes), PutMode::Create).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.outcome == Outcome::AlreadyExists => {
-                let holder = self.claimant(generation, term).await?;
-                Ok(holder.is_some_and(|holder| holder.writer == claim.writer))
-            }
-            Err(error) => Err(error.into()),
-        }
+    /// Claims exactly `term`, `racers` times at once: with more than one, it shows whether the store keeps writers apart. Not ours: another
+    /// writer has it.
+    pub async fn claim(
+        &self,
+        generation: Generation,
+        term: Term,
+        claim: &Claim,
+        racers: u64,
+    ) -> Result<(IsOurs, CreateOnly), ReplicaError> {
+        let body = |racer| {
+            let claim = Claim { claimed_ms: claim.claimed_ms.saturating_add(racer), ..claim.clone() };
+            Bytes::from(serde_json::to_vec(&claim).expect("a claim is plain data"))
+        };
+        let bodies: Vec<Bytes> = (0..racers.max(1)).map(body).collect();
+        let seen = store::race(&*self.store, &ObjectName::Term { generation, term }.key(), &bodies).await?;
+        let is_ours = seen == CreateOnly::Atomic
+            || self.claimant(generation, term).await?.is_some_and(|holder| holder.writer == claim.writer);
+        Ok((is_ours, seen))
     }
 
     /// Creates a segment from its finished file.

@@ -120,6 +120,7 @@ impl Status {
             lag_bytes: 0,
             last_success: None,
             last_error: None,
+            fencing: None,
             snapshot: None,
             snapshot_reason: None,
             snapshot_progress: None,

@@ -27,7 +27,7 @@ pub use compare::{read_surely, same_content};
 use limited::Limited;
 pub use limits::Limits;
 pub use options::{ChecksumMode, OptionError, Secret, Sse, StoreOptions};
-pub use probe::{CreateOnly, probe};
+pub use probe::{CreateOnly, probe, race};
 pub use requests::Requests;
 use traffic::{Limiter, Traffic};
 pub use url::{Location, UrlError, UrlProblem};

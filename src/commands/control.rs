@@ -130,6 +130,9 @@ fn text(status: &Value) -> String {
                 text.push_str(&format!("  {reason}"));
             }
             text.push('\n');
+            if replica["fencing"] == false {
+                text.push_str("    this store does not keep two writers apart: see to it that only one runs\n");
+            }
             for what in ["verify", "drill"] {
                 if replica[what]["failing"] == true {
                     text.push_str(&format!("    {what} FAILED: {}\n", shown(&replica[what]["last_failure"]["text"])));

@@ -72,6 +72,7 @@ fn replica_value(replica: &ReplicaStatus) -> Value {
         "shipped": replica.shipped.txid.0,
         "lag_ms": whole_ms(replica.lag),
         "lag_bytes": replica.lag_bytes,
+        "fencing": replica.fencing,
         "stored_bytes": replica.shipped_bytes,
         "snapshot": replica.snapshot.map(|(txid, time)| {
             let why = replica.snapshot_reason.map(|reason| reason.to_string());

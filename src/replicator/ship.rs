@@ -37,6 +37,8 @@ pub(super) struct Shipping {
     /// Segments of this term or a lower one would be ignored by readers, because another writer's stand there already.
     dead: Option<(Generation, Term)>,
     checked_at: Instant,
+    /// Does the store keep two writers apart, as far as was seen?
+    keeps_apart: Option<bool>,
     snapshots: Snapshots,
     prunings: Prunings,
     compactions: Compactions,
@@ -129,6 +131,7 @@ async fn start(shared: &Arc<Shared>, replica: &Replica, index: usize) -> Result<
         claimed: None,
         dead: None,
         checked_at: Instant::now(),
+        keeps_apart: None,
         note: ShippedNote::new(&shared.settings.state_dir, index),
     };
     shipping.begin_at(relation, &contact);

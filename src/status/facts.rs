@@ -209,6 +209,8 @@ pub struct ReplicaStatus {
     pub lag_bytes: u64,
     pub last_success: Option<TimeMs>,
     pub last_error: Option<(TimeMs, String)>,
+    /// Does the store keep two writers apart? `None`: that was not seen yet.
+    pub fencing: Option<bool>,
     /// The newest whole snapshot that this process knows of: its commit, and the time of that.
     pub snapshot: Option<(Txid, TimeMs)>,
     /// Why that was taken, if by this process.

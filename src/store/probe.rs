@@ -28,43 +28,46 @@ pub async fn probe(store: &dyn Store, probe: &Key) -> Result<CreateOnly, StoreEr
     for round in 0..ROUNDS {
         let key = Key::new(format!("{probe}-{round}"))
             .map_err(|e| StoreError::new(Outcome::Invalid, "put", probe, e.to_string()))?;
-        let raced = race(store, &key).await;
+        let bodies: Vec<Bytes> = (0..RACERS).map(|racer| Bytes::from(format!("probe, racer {racer:03}"))).collect();
+        let raced = race(store, &key, &bodies).await;
         // Whatever was seen, the name is not left behind.
         store.delete(std::slice::from_ref(&key)).await?;
-        match raced? {
-            CreateOnly::NotHonoured => return Ok(CreateOnly::NotHonoured),
-            CreateOnly::Atomic => seen = CreateOnly::Atomic,
-            CreateOnly::Unknown => {}
+        match raced {
+            Ok(CreateOnly::NotHonoured) => return Ok(CreateOnly::NotHonoured),
+            Ok(CreateOnly::Atomic) => seen = CreateOnly::Atomic,
+            Ok(CreateOnly::Unknown) => {}
+            // A server that refuses the condition by name does not honour it.
+            Err(error) if error.outcome == Outcome::Invalid => return Ok(CreateOnly::NotHonoured),
+            Err(error) if error.is_retryable() => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(seen)
 }
 
-async fn race(store: &dyn Store, key: &Key) -> Result<CreateOnly, StoreError> {
-    let body = |racer: usize| Bytes::from(format!("probe of create-only puts, racer {racer:03}"));
-    let puts = (0..RACERS).map(|racer| store.put(key, Body::Bytes(body(racer)), PutMode::Create));
-    let mut winners = Vec::new();
-    let mut unanswered = 0;
-    for (racer, done) in join_all(puts).await.into_iter().enumerate() {
+/// Creates `key` with each of `bodies`, which all differ, at once. One of them stays, unless it is an error or something else had that name;
+/// with one body nothing is told of the store.
+pub async fn race(store: &dyn Store, key: &Key, bodies: &[Bytes]) -> Result<CreateOnly, StoreError> {
+    let puts = bodies.iter().map(|body| store.put(key, Body::Bytes(body.clone()), PutMode::Create));
+    let (mut winners, mut unanswered) = (Vec::new(), None);
+    for (body, done) in bodies.iter().zip(join_all(puts).await) {
         match done {
-            Ok(()) => winners.push(racer),
-            Err(e) if e.outcome == Outcome::AlreadyExists => {}
-            Err(e) if e.is_retryable() => unanswered += 1,
-            // A server that refuses the condition by name does not honour it.
-            Err(e) if e.outcome == Outcome::Invalid => return Ok(CreateOnly::NotHonoured),
-            Err(e) => return Err(e),
+            Ok(()) => winners.push(body),
+            Err(error) if error.outcome == Outcome::AlreadyExists => {}
+            Err(error) if error.is_retryable() => _ = unanswered.get_or_insert(error),
+            Err(error) => return Err(error),
         }
     }
     match winners[..] {
-        [] => Ok(CreateOnly::Unknown),
+        [] => unanswered.map_or(Ok(CreateOnly::Unknown), Err),
+        [_] if bodies.len() == 1 => Ok(CreateOnly::Unknown),
         [winner] => {
-            let stored = store.get(key, None).await?;
-            let honoured = stored == body(winner);
+            let honoured = store.get(key, None).await? == winner;
             // An unanswered racer may have won unseen, with nobody told twice: that proves nothing.
             Ok(match (honoured, unanswered) {
                 (true, _) => CreateOnly::Atomic,
-                (false, 0) => CreateOnly::NotHonoured,
-                (false, _) => CreateOnly::Unknown,
+                (false, None) => CreateOnly::NotHonoured,
+                (false, Some(_)) => CreateOnly::Unknown,
             })
         }
         _ => Ok(CreateOnly::NotHonoured),

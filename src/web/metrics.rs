@@ -66,10 +66,16 @@ const OF_DATABASES: [Metric<StatusSnapshot>; 16] = [
 ];
 
 /// Labelled `database` and `replica`.
-const OF_REPLICAS: [Metric<OfReplica>; 15] = [
+const OF_REPLICAS: [Metric<OfReplica>; 16] = [
     ("replicate_replica_up", Gauge, "1 while the replica's store answered when it was last asked.", |r| {
         flag(r.status.state == ReplicaState::Connected)
     }),
+    (
+        "replicate_fencing_available",
+        Gauge,
+        "0 when the store was seen not to keep two writers of one object apart.",
+        |r| flag(r.status.fencing != Some(false)),
+    ),
     (
         "replicate_lag_seconds",
         Gauge,

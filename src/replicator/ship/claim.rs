@@ -7,6 +7,10 @@ use super::{Shipping, new_backoff, pause};
 use crate::position::{Generation, Term};
 use crate::replica::{Claim, ReplicaError};
 use crate::replicator::Final;
+use crate::store::CreateOnly;
+
+/// Creators of the first claim at once.
+const RACERS: u64 = 3;
 
 impl Shipping {
     /// Claims a term, at least `at_least`, and above `known`, what was seen there before.
@@ -47,9 +51,14 @@ impl Shipping {
             term = newest.next().ok_or_else(|| Final::Refused("every term was claimed".to_owned()))?;
         }
         let claim = Claim { writer: self.shared.writer.clone(), claimed_ms: (self.shared.clock)().0 };
-        match self.replica.claim(generation, term, &claim).await {
-            Ok(true) => {}
-            Ok(false) => return Err(self.fenced(Some(term))),
+        let racers = if self.keeps_apart.is_none() { RACERS } else { 1 };
+        match self.replica.claim(generation, term, &claim, racers).await {
+            Ok((is_ours, seen)) => {
+                self.learn(seen);
+                if !is_ours {
+                    return Err(self.fenced(Some(term)));
+                }
+            }
             Err(error) => return Ok(Err(error)),
         }
         if generation == self.course.generation {
@@ -57,6 +66,23 @@ impl Shipping {
         }
         (self.claimed, self.checked_at) = (Some((generation, term)), Instant::now());
         Ok(Ok(()))
+    }
+
+    /// Whether the store keeps two writers apart.
+    fn learn(&mut self, seen: CreateOnly) {
+        self.keeps_apart = match seen {
+            CreateOnly::Atomic => Some(true),
+            CreateOnly::NotHonoured => Some(false),
+            CreateOnly::Unknown => return,
+        };
+        if self.keeps_apart == Some(false) {
+            tracing::warn!(
+                replica = self.replica.describe(),
+                "THE STORE DOES NOT KEEP WRITERS APART: of several who create one object at once, more than one is told to have done it. Two \
+                 replicators of one database may not learn of each other here: see to it that only one runs"
+            );
+        }
+        self.shared.status.replica(self.index, |replica| replica.fencing = self.keeps_apart);
     }
 
     async fn marked_terms(&self, generation: Generation) -> Result<Vec<Term>, ReplicaError> {

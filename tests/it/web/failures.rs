@@ -179,3 +179,33 @@ fn a_database_that_cannot_be_captured_is_told() {
     assert!(is_told, "{}", serving.get("/readyz").body);
     serving.stop();
 }
+
+/// A store where of several creators of one object more than one wins, because it ignores the condition or asks before it writes, is
+/// seen by the first claim; one that keeps them apart is, too. The replica is whole all the same.
+#[test]
+fn a_store_that_cannot_fence_is_told() {
+    let server = S3Server::start(7);
+    let mut scene = Scene::new(1);
+    scene.environment = server.env();
+    let serve = |prefix: &str, can_fence: bool| {
+        let url = server.url(prefix);
+        let config = format!("{ONE}  - {{ path: DIR/0.db, state-dir: DIR/{prefix}, replicas: ['{url}'] }}\n");
+        let serving = scene.start(&config);
+        serving.wait_until_ready();
+        scene.insert(0);
+        let replica = url.split('?').next().expect("text");
+        let of = |metric: &str| serving.metric(&format!("{metric}{{database=\"DB\",replica=\"{replica}\"}}"));
+        serving.wait_for("shipped", || of("replicate_shipped_txid") >= 2.0 && of("replicate_lag_seconds") == 0.0);
+        assert_eq!(of("replicate_fencing_available"), f64::from(u8::from(can_fence)), "{prefix}");
+        let status: serde_json::Value = serde_json::from_str(&serving.get("/status").body).expect("JSON");
+        assert_eq!(status["databases"][0]["replicas"][0]["fencing"], can_fence, "{status}");
+        let log = serving.log();
+        assert_eq!(log.contains("DOES NOT KEEP WRITERS APART"), !can_fence, "{log}");
+        serving.stop();
+    };
+    serve("apart", true);
+    server.manners().checks_then_writes.store(true, Ordering::SeqCst);
+    serve("asks", false);
+    server.manners().ignores_conditions.store(true, Ordering::SeqCst);
+    serve("ignores", false);
+}

@@ -246,7 +246,7 @@ async fn loss_16_a_fenced_writer_compacts_nothing() {
     }
     let claim = replicate::replica::Claim { writer: "another".to_owned(), claimed_ms: 0 };
     let term = replicate::position::Term(9);
-    assert!(replica(&rig.stores[0]).claim(place.generation, term, &claim).await.expect("claimed"));
+    assert!(replica(&rig.stores[0]).claim(place.generation, term, &claim, 1).await.expect("claimed").0);
     rig.database.commit(&[(1, 99)], 5);
     let end = tokio::time::timeout(LONG, replicator.failed()).await.expect("noticed");
     assert!(matches!(end, Final::Fenced(_)), "{end:?}");
