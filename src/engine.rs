@@ -215,6 +215,8 @@ pub trait Source: Send {
     /// shorter). Each page is as of some commit between the copy's first and its last captured one, so that the
     /// transactions captured meanwhile, laid over it, make it exact. No lock is held for its length.
     fn snapshot_slice(&mut self, sink: &mut dyn ExtentSink) -> Result<Progress, EngineError>;
+    /// From now on it takes no lock that a writer could wait for, whatever that costs. An engine that never does has nothing to change.
+    fn never_lock(&mut self) {}
     /// Before this source is let go of for a while: what a later `Resume` of the same process should know of the files.
     fn rest(&mut self) -> Option<Vec<u8>> {
         None

@@ -88,6 +88,8 @@ pub struct Settings {
     pub segment_size: u64,
     /// How often to look when no file event arrives.
     pub poll_interval: Duration,
+    /// No writer may ever wait for a lock of ours; the WAL may grow for that.
+    pub never_lock: bool,
     /// When a full copy is made.
     pub snapshots: Rules,
     /// When one is made by the clock, besides.
@@ -121,6 +123,7 @@ impl Settings {
             sync_interval: Duration::from_secs(1),
             segment_size: 4 * 1024 * 1024,
             poll_interval: Duration::from_secs(1),
+            never_lock: false,
             snapshots: Rules::default(),
             snapshot_schedule: None,
             spool_limit: 10 * 1024 * 1024 * 1024,

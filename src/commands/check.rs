@@ -141,6 +141,7 @@ fn settings_json(database: &DatabaseConfig) -> Value {
         "sync-interval": show_duration(s.sync_interval),
         "segment-size": show_size(s.segment_size),
         "poll-interval": show_duration(s.poll_interval),
+        "never-lock": s.never_lock.to_string(),
         "snapshot-interval": show_duration(s.snapshots.interval),
         "snapshot-after": match s.snapshots.way {
             WayLimit::Never => "never".to_owned(),

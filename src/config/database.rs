@@ -18,10 +18,11 @@ use crate::status::{Aims, MAX_LAG};
 use crate::store::{Limits, Secret, StoreOptions};
 
 /// The keys of `defaults`, and of every database beside its own.
-pub const SETTINGS_KEYS: [&str; 18] = [
+pub const SETTINGS_KEYS: [&str; 19] = [
     "sync-interval",
     "segment-size",
     "poll-interval",
+    "never-lock",
     "snapshot-interval",
     "snapshot-after",
     "snapshot-spacing",
@@ -80,6 +81,8 @@ pub struct Settings {
     pub segment_size: u64,
     /// Fallback when no file event arrives.
     pub poll_interval: Duration,
+    /// No writer may ever wait for a lock of ours.
+    pub never_lock: bool,
     pub snapshots: Rules,
     /// Bytes that the spool may hold while a store is down.
     pub spool_limit: u64,
@@ -105,6 +108,7 @@ impl Default for Settings {
             sync_interval: Duration::from_secs(1),
             segment_size: 4 << 20,
             poll_interval: Duration::from_secs(1),
+            never_lock: false,
             snapshots: Rules::default(),
             spool_limit: 10 << 30,
             retention: Retention::Inherited,
@@ -127,6 +131,7 @@ impl Settings {
             sync_interval: fields.duration("sync-interval", SYNC_INTERVAL)?.unwrap_or(defaults.sync_interval),
             segment_size: fields.size("segment-size", SEGMENT_SIZE)?.unwrap_or(defaults.segment_size),
             poll_interval: fields.duration("poll-interval", POLL_INTERVAL)?.unwrap_or(defaults.poll_interval),
+            never_lock: fields.boolean("never-lock")?.unwrap_or(defaults.never_lock),
             snapshots: read_rules(fields, &defaults.snapshots)?,
             spool_limit: fields.size("spool-limit", SPOOL_LIMIT)?.unwrap_or(defaults.spool_limit),
             retention: Retention::read(fields)?.or(defaults.retention),

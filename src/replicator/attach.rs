@@ -86,7 +86,10 @@ impl Capture {
             return;
         }
         match self.engine.open(&self.shared.settings.path, resume) {
-            Ok(source) => {
+            Ok(mut source) => {
+                if self.shared.settings.never_lock {
+                    source.never_lock();
+                }
                 self.source = Some(source);
                 (self.repair, self.rested, self.parked) = (None, None, None);
                 self.poll_at_once();

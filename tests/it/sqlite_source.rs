@@ -6,6 +6,7 @@ mod driver;
 pub(crate) mod locks;
 mod losses;
 mod measure;
+mod never_lock;
 mod rested;
 mod scenarios;
 mod sink;

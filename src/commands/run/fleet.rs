@@ -245,6 +245,7 @@ pub fn start(
         sync_interval: s.sync_interval,
         segment_size: s.segment_size,
         poll_interval: s.poll_interval,
+        never_lock: s.never_lock,
         snapshots: s.snapshots,
         snapshot_schedule: s.schedule.snapshot.clone(),
         spool_limit: s.spool_limit,

@@ -18,6 +18,8 @@ const HARD_REFUSED: Duration = Duration::from_millis(50);
 /// The hold moves at most this often while commits keep coming, or at once when this many frames wait.
 const ROLL_INTERVAL: Duration = Duration::from_millis(10);
 const ROLL_FRAMES: u32 = 128;
+/// A long WAL that writers may not be locked out for is folded in when no commit came for so long.
+const QUIET: Duration = Duration::from_millis(100);
 /// Letting the WAL start over demands durability; at most this often.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(20);
 /// A transaction may miss slot 0 while a checkpointer holds it for an instant; pauses before each further try.
@@ -69,11 +71,13 @@ pub(super) struct Pace {
     soft_at: u32,
     hard_at: u32,
     hard_refused: Option<Instant>,
+    never_lock: bool,
 }
 
 impl Pace {
     pub(super) fn new() -> Pace {
         Pace {
+            never_lock: false,
             salts: Salts::default(),
             rolled: None,
             released: None,
@@ -88,10 +92,11 @@ impl Pace {
     /// The next step. `heal` demands a checkpoint of the whole WAL.
     pub(super) fn next(&mut self, published: &IndexHeader, mark: Mark, heal: bool, now: Instant) -> Step {
         if self.salts != published.salts {
-            *self = Pace { salts: published.salts, rolled: self.rolled, released: self.released, ..Pace::new() };
+            let Pace { rolled, released, never_lock, .. } = *self;
+            *self = Pace { salts: published.salts, rolled, released, never_lock, ..Pace::new() };
         }
         let uncopied = published.last_frame.saturating_sub(published.backfilled);
-        let hard = uncopied > 0 && (published.last_frame >= self.hard_at || heal);
+        let hard = !self.never_lock && uncopied > 0 && (published.last_frame >= self.hard_at || heal);
         let hard_wait = left(self.hard_refused, HARD_REFUSED, now);
         match (hard, hard_wait) {
             (false, _) => self.next_but_hard(published, mark, now),
@@ -119,7 +124,12 @@ impl Pace {
             return if wait.is_zero() || waiting >= ROLL_FRAMES { Step::Roll } else { Step::Wait(wait) };
         }
         if uncopied > 0 {
-            return Step::Rest;
+            let is_long = self.never_lock && last >= HARD_FRAMES && self.soft_at != last.saturating_add(SOFT_FRAMES);
+            return match left(self.rolled, QUIET, now) {
+                _ if !is_long => Step::Rest,
+                Duration::ZERO => Step::Soft,
+                wait => Step::Wait(wait),
+            };
         }
         if !mark.may_be_zero || self.released_frame != last {
             let wait = left(self.released, RELEASE_INTERVAL, now);
@@ -132,6 +142,11 @@ impl Pace {
                 wait => Step::Wait(wait),
             },
         }
+    }
+
+    /// From now on no writer is ever locked out.
+    pub(super) fn never_lock(&mut self) {
+        self.never_lock = true;
     }
 
     pub(super) fn rolled(&mut self, now: Instant) {

@@ -97,3 +97,25 @@ fn the_ladder_ends_when_nothing_is_written() {
     assert_eq!(ladder.next(2, Some(modified), false, late), Some(LADDER[0]));
     assert_eq!(ladder.next(3, Some(modified), true, late), Some(LADDER[RUNG_AFTER_NEWS]));
 }
+
+/// Where no writer may wait, the write lock is never a step, however long the WAL gets, also in its next life; checkpoints without it are.
+#[test]
+fn writers_are_never_locked_out_where_they_must_not_be() {
+    let (mut pace, now) = (Pace::new(), Instant::now());
+    assert_eq!(pace.next(&published(HARD_FRAMES, 0), mark(HARD_FRAMES, false), false, now), Step::Hard);
+    pace.never_lock();
+    for life in [LIFE, Salts(8, 8)] {
+        for (frames, heal) in [(HARD_FRAMES, false), (1_000_000, true)] {
+            let index = IndexHeader { salts: life, ..published(frames, 0) };
+            assert_eq!(pace.next(&index, Mark { salts: life, ..mark(frames, false) }, heal, now), Step::Soft);
+        }
+    }
+    // The rest of a long WAL waits for a moment without commits, and is tried once.
+    let (long, mark) =
+        (IndexHeader { salts: Salts(8, 8), ..published(9000, 8990) }, Mark { salts: Salts(8, 8), ..mark(9000, false) });
+    pace.rolled(now);
+    assert_eq!(pace.next(&long, mark, false, now), Step::Wait(QUIET));
+    assert_eq!(pace.next(&long, mark, false, now + QUIET), Step::Soft);
+    pace.soft_done(9000);
+    assert_eq!(pace.next(&long, mark, false, now + QUIET), Step::Rest);
+}

@@ -317,6 +317,10 @@ impl Source for SqliteSource {
         outcome
     }
 
+    fn never_lock(&mut self) {
+        self.pace.never_lock();
+    }
+
     fn rest(&mut self) -> Option<Vec<u8>> {
         let before = self.hold.reader().index_header().ok().flatten().filter(|_| self.reading.is_none())?;
         let noted = note(&before, &self.history.position, &self.files.main().ok()?)?;
