@@ -23,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 struct Begun {
     at: TimeMs,
     reason: SnapshotReason,
+    /// Somebody waits for it.
+    is_asked: bool,
 }
 
 /// The newest whole snapshot.
@@ -45,6 +47,8 @@ pub(super) struct Snapshots {
     way: Way,
     /// One is wanted whatever the rules say.
     needed: Option<SnapshotReason>,
+    /// Somebody asked for one after the one that runs was begun: that may hold less than was there when it was asked for.
+    is_asked: bool,
     /// The replica lacks commits up to here: a copy that began before does not help.
     skipped: Arc<Mutex<Place>>,
     running: Option<(Begun, JoinHandle<Uploaded>)>,
@@ -72,6 +76,7 @@ impl Snapshots {
             newest: newest.map(|name| Newest { name, begun: name.time, bytes: None }),
             way,
             needed: None,
+            is_asked: false,
             skipped: Arc::new(Mutex::new(Place::ZERO)),
             running: None,
             ended: None,
@@ -119,7 +124,7 @@ impl Snapshots {
 
     /// Somebody asks for one.
     pub fn need(&mut self) {
-        self.needed = self.needed.or(Some(SnapshotReason::Asked));
+        self.is_asked = true;
     }
 
     /// A segment is in the replica.
@@ -154,6 +159,7 @@ impl Snapshots {
         let (due, reason) = match (self.needed, self.newest) {
             (_, None) => (now, SnapshotReason::First),
             (Some(reason), _) => (now, reason),
+            (None, _) if self.is_asked => (now, SnapshotReason::Asked),
             (None, Some(newest)) if newest.name.txid >= shipped.txid => return None,
             (None, Some(Newest { name, begun, bytes })) => {
                 let bytes = bytes.unwrap_or(u64::MAX);
@@ -182,6 +188,8 @@ impl Snapshots {
         if let Some((begun, ended)) = self.ended.take() {
             self.shared.status.replica(self.index, |replica| replica.snapshot_progress = None);
             self.not_before = Some(Instant::now() + AGAIN);
+            // Who waits for one that failed waits for the next one.
+            self.is_asked |= begun.is_asked && !matches!(ended, Ok(Ok(Some(_))));
             match ended {
                 Ok(Ok(Some((name, bytes)))) => {
                     self.took(Newest { name, begun: begun.at, bytes: Some(bytes) }, begun.reason);
@@ -194,7 +202,7 @@ impl Snapshots {
         }
         // Whoever asked has it already: another one of the same commit would have the same name.
         let is_taken = self.newest.is_some_and(|newest| newest.name.txid >= shipped.txid);
-        self.needed = self.needed.filter(|reason| !(is_taken && *reason == SnapshotReason::Asked));
+        self.is_asked &= !is_taken;
         if let Some((due, reason)) = self.next(shipped)
             && due <= Instant::now()
         {
@@ -207,7 +215,7 @@ impl Snapshots {
         tracing::info!(replica = self.shared.replicas[self.index].describe(), "a snapshot begins: {reason}");
         let (generation, skipped) = (self.course.generation, self.skipped.clone());
         let upload = Upload::new(self.shared.clone(), self.index, generation, self.newest(), skipped);
-        let begun = Begun { at: (self.shared.clock)(), reason };
+        let begun = Begun { at: (self.shared.clock)(), reason, is_asked: std::mem::take(&mut self.is_asked) };
         self.running = Some((begun, tokio::spawn(upload.run())));
     }
 

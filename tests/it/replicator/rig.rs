@@ -33,6 +33,9 @@ pub struct TestStore {
     pub lost_answers: Arc<AtomicU64>,
     /// No object with this in its name is put.
     refused: Arc<Mutex<Option<String>>>,
+    /// Lists of parts that were put or are about to be; none is while somebody else writes here.
+    pub snapshots_begun: Arc<AtomicU64>,
+    pub snapshots: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl TestStore {
@@ -41,7 +44,8 @@ impl TestStore {
         let inner = Arc::new(requests::Counted::new(Arc::new(MemoryStore::new()), requests.clone()));
         let parts_left = Arc::new(AtomicU64::new(u64::MAX));
         let (is_down, lost_answers, refused) = (Arc::default(), Arc::default(), Arc::default());
-        TestStore { inner, requests, is_down, parts_left, lost_answers, refused }
+        let (snapshots_begun, snapshots) = (Arc::default(), Arc::default());
+        TestStore { inner, requests, is_down, parts_left, lost_answers, refused, snapshots_begun, snapshots }
     }
 
     pub fn set_down(&self, is_down: bool) {
@@ -76,6 +80,10 @@ impl Store for TestStore {
         self.fail("put", key.as_str())?;
         if self.refused.lock().expect("nobody panicked").as_ref().is_some_and(|part| key.as_str().contains(part)) {
             return Err(StoreError::new(Outcome::Unavailable, "put", key, "refused"));
+        }
+        if key.as_str().contains("/snapshot/") {
+            self.snapshots_begun.fetch_add(1, Ordering::SeqCst);
+            drop(self.snapshots.read().await);
         }
         self.inner.put(key, body, mode).await?;
         if self.lost_answers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {

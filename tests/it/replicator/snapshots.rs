@@ -1,6 +1,7 @@
 //! Snapshots while everything goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use replicate::checksum::page_hash;
@@ -136,5 +137,28 @@ async fn a_schedule_is_kept() {
     replicator.sync(LONG).await.expect("synced");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(of(&replicator).0, taken);
+    replicator.stop(LONG).await;
+}
+
+/// Who asks for a snapshot while an earlier one is on its way gets one that has everything from before the question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asking_while_one_is_on_its_way() {
+    let rig = Rig::new(1);
+    let store = &rig.stores[0];
+    let held = store.snapshots.clone().write_owned().await;
+    let replicator = rig.start();
+    replicator.wait_until_running().await.expect("running");
+    while store.snapshots_begun.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rig.database.commit(&[(0, 77)], 4);
+    let place = replicator.sync(LONG).await.expect("synced");
+    let mut asked = Box::pin(replicator.snapshot(LONG));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut asked).await.is_err(), "the first one is held up");
+    drop(held);
+    let taken = asked.as_mut().await.expect("taken");
+    drop(asked);
+    assert!(taken[0].1 >= place, "{taken:?}");
+    assert_eq!(of(&replicator), (Some(place.txid), Some(SnapshotReason::Asked)));
     replicator.stop(LONG).await;
 }
