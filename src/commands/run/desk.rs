@@ -66,15 +66,17 @@ impl Desk for Clerk {
         let many = self.database.replicas.len() > 1;
         let (mut told, mut failed) = (String::new(), false);
         for (index, replica) in self.database.replicas.iter().enumerate() {
-            if many {
-                told.push_str(&format!("replica {}\n", replica.shown_url()));
-            }
             let done = match task {
                 Task::Verify => self.prove(Work::Verify, index, replica).await,
                 Task::Drill => self.prove(Work::Drill, index, replica).await,
                 Task::PlanPrune => self.prune(replica, true).await,
                 Task::Prune => self.prune(replica, false).await,
             };
+            // A plan begins with the name itself.
+            let is_named = done.is_ok() && matches!(task, Task::PlanPrune | Task::Prune);
+            if many && !is_named {
+                told.push_str(&format!("replica {}\n", replica.shown_url()));
+            }
             // What is wrong with one replica does not hide the others.
             match done {
                 Ok(text) => told.push_str(&text),

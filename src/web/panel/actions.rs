@@ -39,28 +39,28 @@ fn form(id: u64, action: Action, form_word: &str, inner: &Markup) -> Markup {
 }
 
 pub fn forms(id: u64, word: &str, is_paused: bool) -> Markup {
-    let button = |action, text: &str| form(id, action, word, &html! { button type="submit" { (text) } });
+    let button = |action: Action| form(id, action, word, &html! { button type="submit" { (action.title()) } });
     let backup = html! {
         div class="row" {
             label class="field" {
                 span { "Label (optional: a-z, 0-9, dot, hyphen)" }
                 input type="text" name="label" maxlength="100" autocomplete="off" pattern="[a-z0-9_\\-][a-z0-9._\\-]*";
             }
-            button type="submit" { "Create backup" }
+            button type="submit" { (Action::Backup.title()) }
         }
     };
     let pause = html! {
         label { input type="checkbox" name="confirm" value="yes" required; " Nothing is captured until it is resumed" }
-        button type="submit" class="danger" { "Pause" }
+        button type="submit" class="danger" { (Action::Pause.title()) }
     };
     html! {
         (form(id, Action::Backup, word, &backup))
         div class="row" {
-            (button(Action::Sync, "Sync"))
-            (button(Action::Verify, "Verify"))
-            (button(Action::Drill, "Drill"))
-            (button(Action::PlanPrune, "Plan a prune"))
-            @if is_paused { (button(Action::Resume, "Resume")) }
+            (button(Action::Sync))
+            (button(Action::Verify))
+            (button(Action::Drill))
+            (button(Action::PlanPrune))
+            @if is_paused { (button(Action::Resume)) }
         }
         @if !is_paused { (form(id, Action::Pause, word, &pause)) }
         details {
@@ -167,15 +167,15 @@ fn outcome(job: &Job) -> Markup {
 /// One line of the list of jobs.
 pub fn line(job: &Job, now: TimeMs) -> Markup {
     html! {
-        a href=(format!("/jobs/{}", job.number)) { (job.action.word()) } ", " (words::moment(job.began, now)) " by " (job.by) ": " (outcome(job))
+        a href=(format!("/jobs/{}", job.number)) { (job.action.title()) } ", " (words::moment(job.began, now)) " by " (job.by) ": " (outcome(job))
     }
 }
 
 /// `/jobs/<number>`: what was asked for, and what came of it. While it is under way, the page asks again by itself.
 pub fn page(job: &Job, form_word: Option<&str>, now: TimeMs) -> Page {
     let main = html! {
-        h1 { (job.action.word()) }
-        p { a href=(home(job.id)) { (job.path) } }
+        h1 { (job.action.title()) }
+        p { a href=(home(job.id)) { (words::place(&job.path)) } }
         div role="status" {
             p { (outcome(job)) ", asked for " (words::moment(job.began, now)) " by " (job.by)
                 @if let Some((ended, _)) = job.end { ", took " (words::length(Duration::from_millis(ended.0.saturating_sub(job.began.0)))) }
@@ -189,12 +189,12 @@ pub fn page(job: &Job, form_word: Option<&str>, now: TimeMs) -> Page {
             (form(job.id, Action::Prune, word, &html! {
                 input type="hidden" name="plan" value=(job.number);
                 p { label { input type="checkbox" name="confirm" value="yes" required; " What the plan says may go, may go" } }
-                button type="submit" class="danger" { "Prune" }
+                button type="submit" class="danger" { (Action::Prune.title()) }
                 p class="dim" { "Objects are marked first, and deleted by a prune after the grace time of an hour, which replicate run does by itself." }
             }))
         }
     };
-    Page { waits: job.end.is_none(), ..Page::new(format!("{} {}", job.action.word(), job.path), main) }
+    Page { waits: job.end.is_none(), ..Page::new(format!("{} {}", job.action.title(), job.path), main) }
 }
 
 /// The same for scripts.
@@ -208,4 +208,38 @@ pub fn value(job: &Job) -> Value {
         "number": job.number, "database": job.path, "action": job.action.word(), "by": job.by, "state": state,
         "began": format_time(job.began), "ended": ended, "said": said,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only the confirmed plan of the same database, made well and not long ago, is a plan to prune by; a pause is confirmed, and a label is one.
+    #[test]
+    fn what_a_form_must_say() {
+        let now = TimeMs(1_000_000_000);
+        let made = |ago: u64| Some((TimeMs(now.0 - ago), Ok("a plan".to_owned())));
+        let (path, by) = ("a.db".to_owned(), "ann".to_owned());
+        let plan = Job { number: 7, id: 1, path, action: Action::PlanPrune, by, began: now, end: made(0) };
+        let said = |confirm| Said { label: None, confirm, plan: Some(7) };
+        let prune = |plan: Option<&Job>| check(Action::Prune, &said(true), plan, 1, now).is_ok();
+        assert!(prune(Some(&plan)) && prune(Some(&Job { end: made(PLAN_TIME_MS), ..plan.clone() })));
+        assert!(check(Action::Prune, &said(false), Some(&plan), 1, now).is_err(), "not confirmed");
+        assert!(!prune(None), "no plan");
+        for no_plan in [
+            Job { id: 2, ..plan.clone() },
+            Job { action: Action::Backup, ..plan.clone() },
+            Job { end: None, ..plan.clone() },
+            Job { end: Some((now, Err("it failed".to_owned()))), ..plan.clone() },
+            Job { end: made(PLAN_TIME_MS + 1), ..plan.clone() },
+        ] {
+            assert!(!prune(Some(&no_plan)), "{no_plan:?}");
+        }
+        assert!(check(Action::Pause, &said(false), None, 1, now).is_err());
+        assert!(check(Action::Pause, &said(true), None, 1, now).is_ok());
+        for (label, is_one) in [("release-1.2", true), ("../../etc", false), ("", false), ("a b", false)] {
+            let said = Said { label: Some(label.to_owned()), ..Said::default() };
+            assert_eq!(check(Action::Backup, &said, None, 1, now).is_ok(), is_one, "{label}");
+        }
+    }
 }

@@ -22,7 +22,9 @@ fn curve(samples: &[Option<Duration>], top: f64, height: f64) -> String {
             continue;
         };
         let (x, y) = ((first + at) as f64 * step, height - 1.0 - lag.as_secs_f64() / top * (height - 2.0));
-        path.push_str(&format!("{pen}{x:.1} {y:.1}"));
+        // A line of no length makes a dot of a moment without neighbours.
+        let dot = if pen == 'M' { "h0" } else { "" };
+        path.push_str(&format!("{pen}{x:.1} {y:.1}{dot}"));
         pen = 'L';
     }
     path
@@ -132,10 +134,10 @@ mod tests {
         let second = |n| Some(Duration::from_secs(n));
         assert_eq!(
             curve(&[None, second(0), second(10), None, second(5)], 10.0, 40.0),
-            "M357.0 39.0L358.0 1.0M360.0 20.0"
+            "M357.0 39.0h0L358.0 1.0M360.0 20.0h0"
         );
         let all = vec![second(3); SAMPLES as usize];
-        assert!(curve(&all, 3.0, 40.0).starts_with("M0.0 1.0L"));
+        assert!(curve(&all, 3.0, 40.0).starts_with("M0.0 1.0h0L"));
         assert_eq!(curve(&[], 1.0, 40.0), "");
     }
 

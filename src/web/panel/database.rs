@@ -31,7 +31,7 @@ impl View<'_> {
         let path = self.watched.path.display().to_string();
         let troubles = self.status.troubles();
         let main = html! {
-            h1 { (path) }
+            h1 { (words::place(&path)) }
             p {
                 @if troubles.is_empty() { span class="good" { "✓ replicated as it should be" } }
                 @else { span class="bad" { "✗ needs attention" } }
@@ -97,7 +97,7 @@ impl View<'_> {
             section aria-labelledby="replicas" {
                 h2 id="replicas" { "Replicas" }
                 @for (number, replica) in self.status.replicas.iter().enumerate() {
-                    h3 { (replica.name) }
+                    h3 { (words::place(&replica.name)) }
                     (chart::lag(&self.history.read(self.id(), number), self.status.aims.max_lag, &format!("lag-{number}")))
                     dl {
                         dt { "State" }
@@ -130,7 +130,7 @@ impl View<'_> {
         html! {
             @match replica.snapshot {
                 Some((txid, time)) => { "of commit txid:" (txid.0) ", " (words::moment(time, self.now)) }
-                None => { "none is known of yet" }
+                None => { "none yet, as far as is known" }
             }
             @if let Some(progress) = replica.snapshot_progress {
                 "; one is under way: " (words::size(progress.done_bytes)) " of " (words::size(progress.total_bytes))
@@ -140,7 +140,7 @@ impl View<'_> {
 
     fn proofs(&self, proofs: &Proofs, last: Option<TimeMs>) -> Markup {
         html! {
-            @match last { Some(time) => { "passed " (words::moment(time, self.now)) } None => { "no success is known of" } }
+            @match last { Some(time) => { "passed " (words::moment(time, self.now)) } None => { "never, as far as is known" } }
             @if let Some(took) = proofs.last_duration { "; the last one took " (words::length(took)) }
             @if let Some(since) = proofs.running_since { "; one is under way since " (words::moment(since, self.now)) }
             @if proofs.is_failing() && let Some((time, why)) = &proofs.last_failure {
@@ -154,7 +154,7 @@ impl View<'_> {
             section aria-labelledby="restorable" {
                 h2 id="restorable" { "What can be restored" }
                 @for (number, (replica, read)) in self.status.replicas.iter().zip(&self.held).enumerate() {
-                    h3 { (replica.name) }
+                    h3 { (words::place(&replica.name)) }
                     @match read {
                         Ok(held) => { (held_in(held, number, self.now)) }
                         Err(why) => { p class="note wrong" { "This replica cannot be read now: " (why) } }

@@ -33,23 +33,28 @@ pub enum Action {
 }
 
 impl Action {
-    const ALL: [(Action, &str); 8] = [
-        (Action::Backup, "backup"),
-        (Action::Sync, "sync"),
-        (Action::Verify, "verify"),
-        (Action::Drill, "drill"),
-        (Action::PlanPrune, "plan-prune"),
-        (Action::Prune, "prune"),
-        (Action::Pause, "pause"),
-        (Action::Resume, "resume"),
+    /// With the word of its URL, and what its button says.
+    const ALL: [(Action, &str, &str); 8] = [
+        (Action::Backup, "backup", "Create backup"),
+        (Action::Sync, "sync", "Sync"),
+        (Action::Verify, "verify", "Verify"),
+        (Action::Drill, "drill", "Drill"),
+        (Action::PlanPrune, "plan-prune", "Plan a prune"),
+        (Action::Prune, "prune", "Prune"),
+        (Action::Pause, "pause", "Pause"),
+        (Action::Resume, "resume", "Resume"),
     ];
 
     pub fn word(self) -> &'static str {
-        Action::ALL.iter().find(|(one, _)| *one == self).map_or("", |(_, word)| word)
+        Action::ALL.iter().find(|(one, ..)| *one == self).map_or("", |(_, word, _)| word)
+    }
+
+    pub fn title(self) -> &'static str {
+        Action::ALL.iter().find(|(one, ..)| *one == self).map_or("", |(.., title)| title)
     }
 
     pub fn parse(word: &str) -> Option<Action> {
-        Action::ALL.iter().find(|(_, known)| *known == word).map(|(action, _)| *action)
+        Action::ALL.iter().find(|(_, known, _)| *known == word).map(|(action, ..)| *action)
     }
 
     /// Done in a moment, and wanted most when something else is stuck.

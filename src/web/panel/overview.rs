@@ -145,13 +145,13 @@ fn lines(row: &Row<'_>, history: &History, now: TimeMs) -> Markup {
             @let samples = history.read(id, number);
             @let verified = row.watched.handle.verified(number).max(replica.verify.last_success);
             tr role="row" {
-                th role="rowheader" scope="row" { a href=(format!("/db/{id:016x}")) { (row.watched.path.display()) } }
+                th role="rowheader" scope="row" { a href=(format!("/db/{id:016x}")) { (words::place(&row.watched.path.to_string_lossy())) } }
                 td role="cell" data-name="State" {
                     @if row.troubles.is_empty() { span class="good" { "✓ " (state_word(&row.status.state)) } }
                     @else { span class="bad" { "✗ " (state_word(&row.status.state)) } }
                     @if number == 0 { @for trouble in row.troubles.iter().take(3) { div class="dim" { (trouble) } } }
                 }
-                td role="cell" data-name="Replica" { (replica.name) div class="dim" { (words::replica_word(&replica.state)) } }
+                td role="cell" data-name="Replica" { (words::place(&replica.name)) div class="dim" { (words::replica_word(&replica.state)) } }
                 td role="cell" data-name="Lag" { (words::length(replica.lag)) (chart::sparkline(&samples)) }
                 td role="cell" data-name="Snapshot" { (words::brief(replica.snapshot.map(|(_, time)| time), now)) }
                 td role="cell" data-name="Verified" { (proven(&replica.verify, verified, now)) }

@@ -67,6 +67,11 @@ pub fn brief(time: Option<TimeMs>, now: TimeMs) -> Markup {
     }
 }
 
+/// A path or a URL, which may be broken after each of its parts.
+pub fn place(text: &str) -> Markup {
+    html! { @for part in text.split_inclusive('/') { (part) wbr; } }
+}
+
 pub fn replica_word(state: &ReplicaState) -> &'static str {
     match state {
         ReplicaState::Connecting => "connecting",

@@ -10,7 +10,10 @@ use crate::s3_server::S3Server;
 
 mod access;
 mod actions;
+mod browser;
 mod pages;
+mod pictures;
+mod webdriver;
 
 const PASSWORD: &str = "correct horse battery";
 const TOKEN: &str = "a token of many letters";
@@ -82,7 +85,11 @@ impl<'a> Client<'a> {
 
     /// What the forms of this process carry.
     fn word(&self) -> String {
-        let body = self.get(&self.database()).body;
+        self.word_of(&self.database())
+    }
+
+    fn word_of(&self, database: &str) -> String {
+        let body = self.get(database).body;
         let (_, rest) = body.split_once("name=\"word\" value=\"").unwrap_or_else(|| panic!("no form in {body}"));
         rest.split('"').next().expect("an end").to_owned()
     }

@@ -24,8 +24,11 @@ fn loopback_may_only_look() {
     let database = client.database();
     let page = client.get(&database).body;
     assert!(page.contains("read-only") && !page.contains("method=\"post\""), "{page}");
-    let answer = client.post(&format!("{database}/pause"), "confirm=yes&word=x");
-    assert_eq!(answer.code, 403, "{answer:?}");
+    for action in ["backup", "sync", "verify", "drill", "plan-prune", "prune", "pause", "resume"] {
+        let answer = client.post(&format!("{database}/{action}"), "confirm=yes&word=x");
+        assert_eq!(answer.code, 403, "{answer:?}");
+    }
+    assert_eq!(client.get("/jobs/1").code, 404, "nothing was begun");
     assert!(serving.is_ready(), "nothing was paused");
     serving.stop();
 }
@@ -103,6 +106,27 @@ fn actions_come_from_own_pages_only() {
     assert_eq!(with(vec![kind(), own()], &format!("{fields}&x={}", "x".repeat(20_000))), 413);
     assert_eq!(with(vec![kind(), own()], &format!("word={word}")), 400, "not confirmed");
     assert_eq!(client.get(&path).code, 405, "a link does nothing");
+    // What holds for one holds for all of them; and nothing else can be done here.
+    let foreign = || ("Origin", "http://evil.example".to_owned());
+    for action in ["backup", "sync", "verify", "drill", "plan-prune", "prune", "pause", "resume", "restore"] {
+        let path = format!("{}/{action}", client.database());
+        let code = |client: Client<'_>, fields: &str| client.send("POST", &path, fields).code;
+        let own_page = || vec![kind(), own()];
+        let (guest, admin, token) = (Client::new, Client::with_password, Client::with_token);
+        let fields = format!("{fields}&plan=1");
+        assert_eq!(code(Client { more: own_page(), ..guest(&serving) }, &fields), 401, "{action}");
+        for more in [vec![kind(), foreign()], vec![kind()]] {
+            assert_eq!(code(Client { more, ..admin(&serving) }, &fields), 403, "{action}");
+        }
+        assert_eq!(
+            code(Client { more: own_page(), ..admin(&serving) }, "confirm=yes&plan=1"),
+            403,
+            "{action}: no word"
+        );
+        assert_eq!(code(Client { more: vec![kind(), foreign()], ..token(&serving) }, &fields), 403, "{action}");
+    }
+    assert_eq!(client.post(&format!("{}/restore", client.database()), &fields).code, 404, "only prepared");
+    assert_eq!(client.get("/jobs/1").code, 404, "nothing was begun");
     assert!(serving.is_ready(), "nothing was paused");
     // A token is sent by no browser by itself.
     let script = Client { more: vec![kind()], ..Client::with_token(&serving) };
