@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::document::{self, Document};
 use crate::layout::{LABEL_FOLDER, LabelEvent, LabelName};
 use crate::position::{Generation, TimeMs, Txid};
 use crate::store::{Body, Key, Outcome, PutMode, Store, StoreError};
@@ -160,8 +162,7 @@ impl Labels {
         exists: impl FnOnce() -> LabelError,
     ) -> Result<(), LabelError> {
         let key = name.key(event);
-        let bytes = serde_json::to_vec_pretty(value)
-            .map_err(|error| LabelError::Damaged { key: key.clone(), problem: error.to_string() })?;
+        let bytes = document::encode(value);
         match self.store.put(&key, Body::Bytes(bytes.clone().into()), PutMode::Create).await {
             Ok(()) => Ok(()),
             // The answer to an attempt before may have been lost: then what stands there is what was to be written.
@@ -177,38 +178,41 @@ impl Labels {
     }
 
     pub async fn find(&self, name: &LabelName) -> Result<Label, LabelError> {
-        let created: Created =
-            self.get(name, LabelEvent::Created).await?.ok_or_else(|| LabelError::Unknown(name.clone()))?;
-        let generation = created.generation.parse().map_err(|_| LabelError::Damaged {
-            key: name.key(LabelEvent::Created),
-            problem: format!("{:?} is no generation", created.generation),
-        })?;
+        let created = self.get::<Created>(name, LabelEvent::Created).await?;
+        let created = created.ok_or_else(|| LabelError::Unknown(name.clone()))?.value;
+        let generation = generation(name, &created)?;
         Ok(Label {
             name: name.clone(),
             commit: Named { generation, txid: Txid(created.txid), time: TimeMs(created.time_ms) },
             created: TimeMs(created.created_ms),
             description: created.description,
-            verified: self.get(name, LabelEvent::Verified).await?,
-            retired: self.get(name, LabelEvent::Retired).await?,
+            verified: self.get(name, LabelEvent::Verified).await?.map(|act| act.value),
+            retired: self.get(name, LabelEvent::Retired).await?.map(|act| act.value),
         })
     }
 
-    async fn get<T: for<'de> Deserialize<'de>>(
+    /// Reads one object of a label: is it proven by a checksum of its own? `None` where there is none.
+    pub async fn prove(&self, name: &LabelName, event: LabelEvent) -> Result<Option<bool>, LabelError> {
+        if event != LabelEvent::Created {
+            return Ok(self.get::<Act>(name, event).await?.map(|act| act.is_proven));
+        }
+        let Some(created) = self.get::<Created>(name, event).await? else { return Ok(None) };
+        generation(name, &created.value).map(|_| Some(created.is_proven))
+    }
+
+    async fn get<T: DeserializeOwned>(
         &self,
         name: &LabelName,
         event: LabelEvent,
-    ) -> Result<Option<T>, LabelError> {
+    ) -> Result<Option<Document<T>>, LabelError> {
         let key = name.key(event);
-        let bytes = match self.store.get(&key, None).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.outcome == Outcome::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let damaged = |problem: String| LabelError::Damaged { key: key.clone(), problem };
-        if bytes.len() > MAX_LABEL_BYTES {
-            return Err(damaged("is too long for a label".to_owned()));
+        match document::read(&*self.store, &key, MAX_LABEL_BYTES).await {
+            Err(error) if error.outcome == Outcome::NotFound => Ok(None),
+            read => match read?.and_then(Document::known) {
+                Ok(document) => Ok(Some(document)),
+                Err(problem) => Err(LabelError::Damaged { key, problem: problem.to_string() }),
+            },
         }
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(format!("is no label: {error}")))
     }
 
     /// Every label, by name.
@@ -224,6 +228,13 @@ impl Labels {
         }
         Ok(labels)
     }
+}
+
+fn generation(name: &LabelName, created: &Created) -> Result<Generation, LabelError> {
+    created.generation.parse().map_err(|_| LabelError::Damaged {
+        key: name.key(LabelEvent::Created),
+        problem: format!("{:?} is no generation", created.generation),
+    })
 }
 
 #[cfg(test)]

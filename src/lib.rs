@@ -15,6 +15,7 @@ pub mod segment;
 pub mod store;
 // 2: history
 pub mod compaction;
+pub mod document;
 pub mod fileset;
 pub mod inventory;
 pub mod label;

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::document::{self, Document, DocumentError};
 use crate::engine::EngineKind;
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, MARKER, ObjectName, PartHash, SegmentName, SnapshotName};
 use crate::position::{Generation, Term, Txid};
 use crate::segment::{Index, MAX_INDEX_BYTES, Manifest, SegmentError, SegmentReader, TAIL_READ_BYTES, Tail};
-use crate::store::{
-    self, Body, CreateOnly, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, read_surely, same_content,
-};
+use crate::store::{self, Body, CreateOnly, Key, ObjectMeta, Outcome, PutMode, Store, StoreError, same_content};
 
 mod marks;
 
@@ -22,8 +21,6 @@ pub use marks::Marked;
 /// What a replica is, in `replicate.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
-    /// Version of the layout.
-    pub format: u32,
     /// The oldest version of a reader that understands it.
     pub min_reader: u32,
     pub engine: String,
@@ -32,10 +29,12 @@ pub struct Marker {
     pub name: Option<String>,
 }
 
-/// The layout that this version writes, and the newest `min_reader` that it reads.
-pub const LAYOUT_VERSION: u32 = 1;
+/// The oldest reader that understands a replica that this version begins.
+pub const MIN_READER: u32 = 1;
+/// The newest `min_reader` that this version reads.
+pub const READER_VERSION: u32 = 2;
 /// Bytes of a marker or of a claim; more is not ours.
-const MAX_SMALL_BYTES: usize = 64 * 1024;
+pub const MAX_SMALL_BYTES: usize = 64 * 1024;
 
 /// Whether a claim is ours.
 pub type IsOurs = bool;
@@ -115,26 +114,26 @@ impl Replica {
     /// What this replica is; `None` when nothing was ever written here. Refuses what this version must not touch.
     pub async fn engine(&self) -> Result<Option<EngineKind>, ReplicaError> {
         let key = ObjectName::Marker.key();
-        let bytes = match self.store.get(&key, None).await {
-            Err(error) if error.outcome == Outcome::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
-        // Before a replica is refused for good, bytes that were garbled on their way are read again.
-        match self.read_marker(&bytes) {
-            Ok(engine) => Ok(Some(engine)),
-            Err(_) => self.read_marker(&read_surely(&*self.store, &key).await?).map(Some),
+        match document::read(&*self.store, &key, MAX_SMALL_BYTES).await {
+            Err(error) if error.outcome == Outcome::NotFound => Ok(None),
+            read => self.judge_marker(read?).map(Some),
         }
     }
 
-    fn read_marker(&self, bytes: &[u8]) -> Result<EngineKind, ReplicaError> {
+    fn judge_marker(&self, read: Result<Document<Marker>, DocumentError>) -> Result<EngineKind, ReplicaError> {
         let refused = |what: String, next_step| ReplicaError::Refused { what, next_step };
-        let foreign =
-            || refused(format!("{MARKER} in {} was not written by replicate", self.describe()), "use an empty prefix");
-        if bytes.len() > MAX_SMALL_BYTES {
-            return Err(foreign());
-        }
-        let marker: Marker = serde_json::from_slice(bytes).map_err(|_| foreign())?;
-        if marker.min_reader > LAYOUT_VERSION {
+        let marker = match read {
+            Ok(document) => document.value,
+            Err(problem @ (DocumentError::Changed { .. } | DocumentError::NoChecksum { .. })) => {
+                let next_step = "if it is the replica of this database, remove that object: it is written anew";
+                return Err(refused(format!("{MARKER} in {} {problem}", self.describe()), next_step));
+            }
+            Err(_) => {
+                let what = format!("{MARKER} in {} was not written by replicate", self.describe());
+                return Err(refused(what, "use an empty prefix"));
+            }
+        };
+        if marker.min_reader > READER_VERSION {
             let what = format!("{} needs a reader of version {} or newer", self.describe(), marker.min_reader);
             return Err(refused(what, "use a newer replicate"));
         }
@@ -165,10 +164,12 @@ impl Replica {
     }
 
     /// Who holds a term.
-    pub async fn claimant(&self, generation: Generation, term: Term) -> Result<Option<Claim>, ReplicaError> {
-        let key = ObjectName::Term { generation, term }.key();
-        let bytes = read_surely(&*self.store, &key).await?;
-        Ok(if bytes.len() > MAX_SMALL_BYTES { None } else { serde_json::from_slice(&bytes).ok() })
+    pub async fn claimant(
+        &self,
+        generation: Generation,
+        term: Term,
+    ) -> Result<Result<Document<Claim>, DocumentError>, StoreError> {
+        document::read(&*self.store, &ObjectName::Term { generation, term }.key(), MAX_SMALL_BYTES).await
     }
 
     /// What a generation holds: claims, segments of all levels and snapshots, without its parts.
@@ -256,13 +257,9 @@ impl Replica {
         let found = match self.engine().await? {
             Some(found) => found,
             None => {
-                let marker = Marker {
-                    format: LAYOUT_VERSION,
-                    min_reader: LAYOUT_VERSION,
-                    engine: engine.to_string(),
-                    name: Some(name.to_owned()),
-                };
-                let bytes = Bytes::from(serde_json::to_vec(&marker).expect("a marker is plain data"));
+                let (engine_name, name) = (engine.to_string(), Some(name.to_owned()));
+                let bytes =
+                    Bytes::from(document::encode(&Marker { min_reader: MIN_READER, engine: engine_name, name }));
                 match self.store.put(&ObjectName::Marker.key(), Body::Bytes(bytes), PutMode::Create).await {
                     Err(error) if error.outcome == Outcome::AlreadyExists => self.engine().await?.unwrap_or(engine),
                     result => {
@@ -280,7 +277,7 @@ impl Replica {
     }
 
     /// Claims exactly `term`, `racers` times at once: with more than one, it shows whether the store keeps writers apart. Not ours: another
-    /// writer has it.
+    /// writer has it. A claim that cannot be read may be ours or another's, and is refused: the next term is there for whoever starts next.
     pub async fn claim(
         &self,
         generation: Generation,
@@ -289,14 +286,20 @@ impl Replica {
         racers: u64,
     ) -> Result<(IsOurs, CreateOnly), ReplicaError> {
         let body = |racer| {
-            let claim = Claim { claimed_ms: claim.claimed_ms.saturating_add(racer), ..claim.clone() };
-            Bytes::from(serde_json::to_vec(&claim).expect("a claim is plain data"))
+            let claimed_ms = claim.claimed_ms.saturating_add(racer);
+            Bytes::from(document::encode(&Claim { claimed_ms, ..claim.clone() }))
         };
         let bodies: Vec<Bytes> = (0..racers.max(1)).map(body).collect();
-        let seen = store::race(&*self.store, &ObjectName::Term { generation, term }.key(), &bodies).await?;
-        let is_ours = seen == CreateOnly::Atomic
-            || self.claimant(generation, term).await?.is_some_and(|holder| holder.writer == claim.writer);
-        Ok((is_ours, seen))
+        let key = ObjectName::Term { generation, term }.key();
+        let seen = store::race(&*self.store, &key, &bodies).await?;
+        if seen == CreateOnly::Atomic {
+            return Ok((true, seen));
+        }
+        let holder = self.claimant(generation, term).await?.map_err(|problem| ReplicaError::Refused {
+            what: format!("nobody can tell who holds a term of {}: {key} {problem}", self.describe()),
+            next_step: "start again: every start claims the next term",
+        })?;
+        Ok((holder.value.writer == claim.writer, seen))
     }
 
     /// Creates a segment from its finished file.

@@ -6,7 +6,7 @@
 //! | `parts.rs` | the parts of every snapshot against its page map |
 //! | `sample.rs` | which objects are read when not all are |
 //! | `sets.rs` | file sets, and the content of their files |
-//! | `records.rs` | records of drills, and labels |
+//! | `records.rs` | claims, marks, records of drills, and labels |
 //!
 //! A replica may grow and be pruned meanwhile: what is written after the listing is not looked at, and an object that is gone
 //! when it is asked for counts as missing only while it is still listed.
@@ -120,10 +120,10 @@ impl Report {
 
 /// Verifies one replica.
 pub async fn verify(reading: &Reading, how: &Verification) -> Result<Report, RestoreError> {
-    let mut verifier = Verifier { reading, how, report: Report::default() };
+    let mut verifier = Verifier { reading, how, report: Report::default(), unproven: Vec::new() };
     let generations = reading.generations().await.map_err(no_object)?;
-    match reading.marker().await {
-        Ok(Some(_)) => {}
+    match reading.proven_marker().await {
+        Ok(Some((_, is_proven))) => verifier.tell_unproven(ObjectName::Marker.key(), is_proven),
         Ok(None) if generations.is_empty() => {
             return Err(RestoreError::Nothing(format!("there is no replica in {}", reading.describe())));
         }
@@ -142,6 +142,8 @@ struct Verifier<'a> {
     reading: &'a Reading,
     how: &'a Verification,
     report: Report,
+    /// Objects that were written before they carried checksums of their own.
+    unproven: Vec<Key>,
 }
 
 /// A snapshot whose manifest could be read.
@@ -192,6 +194,7 @@ impl Verifier<'_> {
         let snapshots = self.snapshots(&inventory).await?;
         self.listed_parts(generation, &snapshots).await?;
         self.file_sets(&inventory).await?;
+        self.claims_and_marks(&inventory).await?;
         match self.how.deep {
             true => {
                 self.walk(&inventory, &snapshots).await?;
@@ -301,8 +304,18 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// What the caller knows from elsewhere.
+    /// What the caller knows from elsewhere; and what nobody can know.
     fn end(&mut self) {
+        if self.how.deep
+            && let Some(first) = self.unproven.first()
+        {
+            let text = "objects have no checksum of their own, because an earlier version wrote them: what they say is unproven";
+            self.report.notes.push(format!(
+                "{} {text} ({first}{})",
+                self.unproven.len(),
+                if self.unproven.len() > 1 { ", …" } else { "" }
+            ));
+        }
         let newest = self.report.newest;
         if let Some((generation, txid)) = self.how.shipped {
             let held = newest.map(|(held, moment)| (held, moment.txid));

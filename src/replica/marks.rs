@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::{Replica, ReplicaError};
+use crate::document::{self, Document, DocumentError};
 use crate::layout::{self, ObjectName};
 use crate::position::{Generation, TimeMs};
 use crate::retention::{MAX_MARK_BYTES, Mark, Range, union};
-use crate::store::{Body, Key, Outcome, PutMode};
+use crate::store::{Body, Key, Outcome, PutMode, StoreError};
 
 /// Marks of the same millisecond that are stepped over: two that prune at once.
 const MAX_SAME_TIME: u64 = 16;
@@ -26,13 +27,22 @@ impl Marked {
 
 impl Replica {
     /// The moments of the marks in a generation, from the oldest on.
-    pub async fn mark_times(&self, generation: Generation) -> Result<Vec<TimeMs>, ReplicaError> {
+    pub async fn mark_times(&self, generation: Generation) -> Result<Vec<TimeMs>, StoreError> {
         let listing = self.store.list(&layout::mark_folder(generation), None).await?;
         let time = |key: &Key| match ObjectName::parse(key.as_str()) {
             Some(ObjectName::Mark { time, .. }) => Some(time),
             _ => None,
         };
         Ok(listing.iter().filter_map(|object| time(&object.key)).collect())
+    }
+
+    pub async fn read_mark(
+        &self,
+        generation: Generation,
+        time: TimeMs,
+    ) -> Result<Result<Document<Mark>, DocumentError>, StoreError> {
+        let read = document::read(&*self.store, &ObjectName::Mark { generation, time }.key(), MAX_MARK_BYTES).await?;
+        Ok(read.and_then(Document::known))
     }
 
     /// The marks in a generation, from the oldest on. What this version cannot read is never acted on.
@@ -45,17 +55,15 @@ impl Replica {
                 if marks.iter().any(|read| read.time == time) {
                     continue;
                 }
-                let key = ObjectName::Mark { generation, time }.key();
-                let bytes = match self.store.get(&key, None).await {
-                    Err(error) if error.outcome == Outcome::NotFound => {
-                        is_gone = true;
-                        continue;
-                    }
-                    bytes => bytes?,
-                };
-                match Some(bytes).filter(|bytes| bytes.len() <= MAX_MARK_BYTES).and_then(|bytes| Mark::decode(&bytes)) {
-                    Some(mark) => marks.push(Marked { time, mark }),
-                    None => tracing::warn!(object = %key, "is no mark that this version can read; it is ignored"),
+                match self.read_mark(generation, time).await {
+                    Err(error) if error.outcome == Outcome::NotFound => is_gone = true,
+                    read => match read? {
+                        Ok(document) => marks.push(Marked { time, mark: document.value }),
+                        Err(problem) => {
+                            let key = ObjectName::Mark { generation, time }.key();
+                            tracing::warn!(object = %key, %problem, "this mark for pruning cannot be read; it is ignored");
+                        }
+                    },
                 }
             }
             // A newer mark has taken its place, and is in the next listing.
@@ -73,7 +81,7 @@ impl Replica {
 
     /// Creates a mark, and says which moment its name got.
     pub async fn put_mark(&self, generation: Generation, now: TimeMs, mark: &Mark) -> Result<TimeMs, ReplicaError> {
-        let bytes = Bytes::from(mark.encode());
+        let bytes = Bytes::from(document::encode(mark));
         for later in 0..MAX_SAME_TIME {
             let time = TimeMs(now.0.saturating_add(later).min(TimeMs::MAX.0));
             let key = ObjectName::Mark { generation, time }.key();

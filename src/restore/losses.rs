@@ -2,10 +2,11 @@
 
 use crate::inventory::{EVERY_COMMIT, Gap, Inventory, Moment, Window};
 use crate::layout::SnapshotName;
-use crate::position::{CommitKind, TimeMs, Txid};
+use crate::position::{CommitKind, Generation, TimeMs, Txid};
 use crate::restore::error::{Damage, DisplayMoment, Fault, NoSuchPoint, RestoreError};
 use crate::restore::plan::reason;
 use crate::restore::point::{Point, format_time};
+use crate::restore::reading::Reading;
 use crate::segment::Index;
 
 /// Does any listed object hold this commit?
@@ -102,6 +103,24 @@ fn nearest_after(inventory: &Inventory, window: &Window, target: Txid) -> Moment
     }
     let known = inventory.moments().filter(|m| m.txid > target && m.txid <= window.to.txid).min();
     known.unwrap_or(window.to)
+}
+
+/// Without the marker nothing is restored, and yet nothing else is lost: says what its return brings back.
+pub async fn without_marker(
+    reading: &Reading,
+    problem: &str,
+    generations: &[Generation],
+) -> Result<RestoreError, RestoreError> {
+    let problem = format!("{problem}; without it, what the generations hold must not be guessed: put it back");
+    for &generation in generations.iter().rev() {
+        let inventory = reading.inventory(generation).await.map_err(no_object)?;
+        let windows = inventory.windows(|_| None);
+        if !windows.is_empty() {
+            let problems = vec![problem, format!("what its return brings back of generation {generation}:")];
+            return Ok(RestoreError::Damaged(Damage { generation: None, problems, lost: Vec::new(), windows }));
+        }
+    }
+    Ok(no_object_named(problem))
 }
 
 /// Where no other object can serve instead.

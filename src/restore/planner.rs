@@ -7,7 +7,7 @@ use crate::layout::{ObjectName, SegmentName, SnapshotName};
 use crate::position::{Commit, Generation, TimeMs, Txid};
 use crate::restore::error::{Damage, DisplayMoment, Fault, RestoreError};
 use crate::restore::losses::{
-    is_held, is_merged, no_object, no_object_named, no_such_point, note_repair, outside, unusable,
+    is_held, is_merged, no_object, no_object_named, no_such_point, note_repair, outside, unusable, without_marker,
 };
 use crate::restore::plan::RestorePlan;
 use crate::restore::point::{Point, format_time};
@@ -90,15 +90,18 @@ impl Planner {
     }
 
     async fn plan_once(&mut self, request: &Request) -> Result<RestorePlan, RestoreError> {
-        let marker = self.reading.marker().await.map_err(no_object)?;
+        let marker = self.reading.marker().await;
         let generations = self.reading.generations().await.map_err(no_object)?;
-        if marker.is_none() && generations.is_empty() {
-            return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
-        }
-        if marker.is_none() {
-            let problem =
-                "replicate.json is missing: without it, what the generations hold must not be guessed; put it back";
-            return Err(no_object_named(problem.to_owned()));
+        match marker {
+            Ok(Some(_)) => {}
+            Ok(None) if generations.is_empty() => {
+                return Err(RestoreError::Nothing(format!("there is no replica in {}", self.reading.describe())));
+            }
+            Ok(None) => return Err(without_marker(&self.reading, "replicate.json is missing", &generations).await?),
+            Err(fault @ Fault::Object { .. }) => {
+                return Err(without_marker(&self.reading, &fault.to_string(), &generations).await?);
+            }
+            Err(fault) => return Err(no_object(fault)),
         }
         let mut history = self.choose_generation(request, &generations).await?;
         let target = self.target(&mut history, request.point).await?;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::checksum::PageMap;
+use crate::document;
 use crate::engine::EngineKind;
 use crate::extent::Extent;
 use crate::inventory::{Inventory, Listed};
 use crate::layout::{self, Level, ObjectName, SegmentName, SnapshotName};
 use crate::position::Generation;
-use crate::replica::{LAYOUT_VERSION, Marker, Replica, ReplicaError};
+use crate::replica::{MAX_SMALL_BYTES, Marker, READER_VERSION, Replica, ReplicaError};
 use crate::restore::error::Fault;
 use crate::retention::Gaps;
 use crate::segment::{
@@ -21,9 +22,6 @@ use crate::segment::{
     decode_patch,
 };
 use crate::store::{Key, ObjectMeta, Outcome, Store};
-
-/// Bytes of a marker that are read; ours has some two hundred.
-const MAX_MARKER_BYTES: usize = 64 * 1024;
 
 /// A replica being read.
 #[derive(Debug, Clone)]
@@ -42,22 +40,22 @@ impl Reading {
 
     /// The engine that the marker names, or `None` where there is no marker.
     pub async fn marker(&self) -> Result<Option<EngineKind>, Fault> {
+        Ok(self.proven_marker().await?.map(|(engine, _)| engine))
+    }
+
+    /// The same, and whether the marker is proven by a checksum of its own.
+    pub async fn proven_marker(&self) -> Result<Option<(EngineKind, bool)>, Fault> {
         let key = ObjectName::Marker.key();
-        let bytes = match self.replica.store().get(&key, None).await {
-            Ok(bytes) => bytes,
+        let read = match document::read::<Marker>(&**self.replica.store(), &key, MAX_SMALL_BYTES).await {
             Err(error) if error.outcome == Outcome::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+            read => read?.map_err(|problem| Fault::object(&key, problem))?,
         };
-        if bytes.len() > MAX_MARKER_BYTES {
-            return Err(Fault::object(&key, "is too long for what it is"));
-        }
-        let marker: Marker = serde_json::from_slice(&bytes)
-            .map_err(|error| Fault::object(&key, format_args!("is not a marker of replicate: {error}")))?;
+        let marker = read.value;
         match marker.engine.parse() {
-            Ok(engine) if marker.min_reader <= LAYOUT_VERSION => Ok(Some(engine)),
+            Ok(engine) if marker.min_reader <= READER_VERSION => Ok(Some((engine, read.is_proven))),
             _ => {
                 let number = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
-                let (version, min_reader) = (number(marker.format), number(marker.min_reader));
+                let (version, min_reader) = (number(read.format), number(marker.min_reader));
                 Err(Fault::Newer { object: key, source: SegmentError::UnsupportedVersion { version, min_reader } })
             }
         }

@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{Gap, Inventory};
-use crate::position::Txid;
+use crate::position::{ParseError, Txid};
 
 /// Objects that one mark may name, a bound for its size: some 8 MB. What is beyond it waits for the next one.
 pub const MAX_MARKED: usize = 100_000;
 /// Bytes of a mark that are read; more is not ours.
 pub const MAX_MARK_BYTES: usize = 32 << 20;
-const VERSION: u32 = 1;
 
 /// Commits `0..=1` are no longer held one by one because somebody wanted it so.
 pub type Range = (Txid, Txid);
 
 /// What a mark holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Written", try_from = "Written")]
 pub struct Mark {
     /// Sorted, apart from each other. Those of all marks before this one are in it.
     pub pruned: Vec<Range>,
@@ -27,27 +27,29 @@ pub struct Mark {
 
 #[derive(Serialize, Deserialize)]
 struct Written {
-    format: u32,
     /// First and last txid, as hexadecimal numbers like in names.
     pruned: Vec<(String, String)>,
     delete: BTreeSet<String>,
 }
 
-impl Mark {
-    pub fn encode(&self) -> Vec<u8> {
-        let pruned = self.pruned.iter().map(|(first, last)| (first.to_string(), last.to_string())).collect();
-        let written = Written { format: VERSION, pruned, delete: self.delete.clone() };
-        serde_json::to_vec(&written).expect("a mark is plain data")
+impl From<Mark> for Written {
+    fn from(mark: Mark) -> Written {
+        let pruned = mark.pruned.iter().map(|(first, last)| (first.to_string(), last.to_string())).collect();
+        Written { pruned, delete: mark.delete }
     }
+}
 
-    /// `None` for anything that this version did not write: it is never acted on.
-    pub fn decode(bytes: &[u8]) -> Option<Mark> {
-        let written: Written =
-            serde_json::from_slice(bytes).ok().filter(|written: &Written| written.format == VERSION)?;
-        let range = |(first, last): &(String, String)| Some((first.parse().ok()?, last.parse().ok()?));
-        let pruned: Option<Vec<Range>> = written.pruned.iter().map(range).collect();
-        let pruned = pruned.filter(|ranges| ranges.iter().all(|(first, last)| first <= last))?;
-        Some(Mark { pruned: union(pruned), delete: written.delete })
+impl TryFrom<Written> for Mark {
+    type Error = ParseError;
+
+    fn try_from(written: Written) -> Result<Mark, ParseError> {
+        let range = |(first, last): &(String, String)| {
+            let (from, to): (Txid, Txid) = (first.parse()?, last.parse()?);
+            let backwards = || ParseError { expected: "a first and a last txid", found: format!("{first} to {last}") };
+            if from <= to { Ok((from, to)) } else { Err(backwards()) }
+        };
+        let pruned: Result<Vec<Range>, ParseError> = written.pruned.iter().map(range).collect();
+        Ok(Mark { pruned: union(pruned?), delete: written.delete })
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::document;
 use crate::inventory::Moment;
 use crate::layout::{Level, SegmentName};
 use crate::store::ObjectMeta;
@@ -163,14 +164,12 @@ proptest! {
         }
     }
 
-    /// Marks read back as they were written, and no bytes make the reader panic.
+    /// Marks read back as they were written.
     #[test]
-    fn marks_round_trip(ranges in prop::collection::vec((1u64..1000, 0u64..50), 0..10), keys in prop::collection::btree_set("[a-z0-9/]{1,30}", 0..10),
-                        noise in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn marks_round_trip(ranges in prop::collection::vec((1u64..1000, 0u64..50), 0..10), keys in prop::collection::btree_set("[a-z0-9/]{1,30}", 0..10)) {
         let pruned = union(ranges.into_iter().map(|(first, more)| (Txid(first), Txid(first + more))).collect());
         let mark = Mark { pruned, delete: keys };
-        prop_assert_eq!(Mark::decode(&mark.encode()), Some(mark));
-        Mark::decode(&noise);
+        prop_assert_eq!(document::decode::<Mark>(&document::encode(&mark), MAX_MARK_BYTES).unwrap().value, mark);
     }
 }
 

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod cost;
 mod docs;
+mod documents;
 mod duckdb;
 mod e2e;
 mod files;

@@ -13,6 +13,7 @@ mod compaction;
 mod damage;
 mod drill;
 mod engine;
+mod flipped;
 mod full;
 mod history;
 mod hostile;

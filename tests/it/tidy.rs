@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 5] = [
     &["cron", "extent", "position", "status"],
     &["checksum", "engine", "layout", "segment", "store"],
-    &["compaction", "fileset", "inventory", "label", "replica", "retention", "spool"],
+    &["compaction", "document", "fileset", "inventory", "label", "replica", "retention", "spool"],
     &["audit", "cost", "drill", "include", "prune", "replicator", "restore", "verify", "watcher"],
     &["cli", "commands", "config", "control", "error", "supervisor", "systemd", "web"],
 ];

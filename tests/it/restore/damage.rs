@@ -1,8 +1,10 @@
 //! A damaged replica ends in an error that says what is lost, or in the right bytes from another way; never in wrong bytes.
 
 use bytes::Bytes;
+use replicate::document;
 use replicate::error::ExitCode;
 use replicate::layout::ObjectName;
+use replicate::replica::Marker;
 use replicate::store::memory::MemoryStore;
 use replicate::store::{Body, Key, PutMode};
 
@@ -84,9 +86,6 @@ async fn loss_26_any_damaged_object_is_seen() {
             }
             let store = copy(&*replica).await;
             replace(&*store, &key, bytes).await;
-            if key.as_str() == "replicate.json" {
-                continue;
-            }
             check_points(store, &writer, &format!("{key}, way {way}")).await;
         }
     }
@@ -122,6 +121,32 @@ async fn damage_is_reported_with_what_is_left() {
         "{report}"
     );
     assert!(report.contains(&format!("to txid:{} (", name.first.0 - 1)), "{report}");
+}
+
+/// With a damaged or a missing marker a restore is refused, with what its return brings back.
+#[tokio::test]
+async fn without_a_marker_nothing_is_guessed() {
+    let writer = history(24, 1, 20).await;
+    let (key, folder) = (ObjectName::Marker.key(), scratch());
+    let store = copy(&*writer.store).await;
+    let good = store.get(&key, None).await.expect("read");
+    for damaged in [Some(&good[..good.len() - 1]), None] {
+        store.delete(std::slice::from_ref(&key)).await.expect("deleted");
+        if let Some(bytes) = damaged {
+            replace(&*store, &key, bytes.to_vec()).await;
+        }
+        let shared: Arc<dyn Store> = store.clone();
+        let error = bytes_at(&shared, folder.path(), "now").await.expect_err("damaged");
+        assert_eq!(error.exit(), ExitCode::Damaged);
+        let (report, newest) = (error.report(), writer.model().newest().commit.txid.0);
+        assert!(report.contains("replicate.json") && report.contains("put it back"), "{report}");
+        assert!(
+            report.contains("still restorable: txid:") && report.contains(&format!("to txid:{newest} (")),
+            "{report}"
+        );
+    }
+    replace(&*store, &key, good.to_vec()).await;
+    assert!(bytes_at(&(store as Arc<dyn Store>), folder.path(), "now").await.is_ok());
 }
 
 /// Without a manifest there is no snapshot: what an interrupted one left is not restored from.
@@ -161,13 +186,13 @@ async fn loss_29_a_newer_format_is_refused() {
     let writer = history(33, 1, 10).await;
     let folder = scratch();
     let store = copy(&*writer.store).await;
-    let marker = br#"{"format":7,"min_reader":7,"engine":"sqlite"}"#;
-    replace(&*store, &ObjectName::Marker.key(), marker.to_vec()).await;
+    let marker = |min_reader, engine: &str| Marker { min_reader, engine: engine.to_owned(), name: None };
+    replace(&*store, &ObjectName::Marker.key(), document::encode(&marker(7, "sqlite"))).await;
     let error = bytes_at(&(store.clone() as Arc<dyn Store>), folder.path(), "now").await.expect_err("newer");
     assert!(error.report().contains("use a newer replicate"), "{}", error.report());
-    let unknown = br#"{"format":1,"min_reader":1,"engine":"oracle"}"#;
-    replace(&*store, &ObjectName::Marker.key(), unknown.to_vec()).await;
-    assert!(bytes_at(&(store.clone() as Arc<dyn Store>), folder.path(), "now").await.is_err());
+    replace(&*store, &ObjectName::Marker.key(), document::encode(&marker(1, "oracle"))).await;
+    let error = bytes_at(&(store.clone() as Arc<dyn Store>), folder.path(), "now").await.expect_err("unknown");
+    assert!(error.report().contains("use a newer replicate"), "{}", error.report());
     store.delete(&[ObjectName::Marker.key()]).await.expect("deleted");
     let error = bytes_at(&(store as Arc<dyn Store>), folder.path(), "now").await.expect_err("no marker");
     assert!(error.report().contains("replicate.json"), "{}", error.report());

@@ -9,6 +9,7 @@ use replicate::engine::EngineKind;
 use replicate::extent::{Extent, FileId, PageGrid};
 use replicate::layout::{Level, ObjectName, SnapshotName};
 use replicate::position::{Commit, CommitKind, Generation, Lengths, RepairReason, Term, TimeMs, Txid};
+use replicate::replica::{Claim, Replica};
 use replicate::segment::{Codec, Layers, Manifest, PartRef, PartWriter, SegmentHeader, SegmentWriter};
 use replicate::store::memory::MemoryStore;
 use replicate::store::{Body, Key, PutMode, Store};
@@ -78,8 +79,7 @@ pub async fn put(store: &dyn Store, key: &Key, bytes: impl Into<Bytes>) {
 impl Writer {
     pub async fn new(seed: u64) -> Writer {
         let store = Arc::new(MemoryStore::new());
-        let marker = br#"{"format":1,"min_reader":1,"engine":"sqlite"}"#;
-        put(&*store, &ObjectName::Marker.key(), &marker[..]).await;
+        Replica::new(store.clone()).ensure_marker(EngineKind::Sqlite, "model.db").await.expect("a marker");
         let now = 1_700_000_000_000;
         Writer { random: Random(seed), store, now, term: Term(1), models: Vec::new(), segment: None }
     }
@@ -109,8 +109,8 @@ impl Writer {
         self.seal().await;
         self.now += 1000;
         let generation = Generation::new(TimeMs(self.now), self.random.next() as u32);
-        let claim = ObjectName::Term { generation, term: self.term }.key();
-        put(&*self.store, &claim, &b"{}"[..]).await;
+        let claim = Claim { writer: "model".to_owned(), claimed_ms: self.now };
+        assert!(Replica::new(self.store.clone()).claim(generation, self.term, &claim, 1).await.expect("claimed").0);
         let commit = self.commit_of(&content, grid, Txid(1), CommitKind::Initial);
         self.models.push(GenerationModel { generation, states: Vec::new(), snapshots: Vec::new() });
         self.write_commit(&content.clone(), State { commit, content }).await;
