@@ -49,12 +49,11 @@ async fn put(store: &dyn Store, key: &Key, bytes: Vec<u8>) {
     store.put(key, Body::Bytes(Bytes::from(bytes)), PutMode::Replace).await.expect("put");
 }
 
-/// One byte in the middle is another: within the text of a member.
-async fn damage(store: &dyn Store, key: &Key) {
-    let mut bytes = store.get(key, None).await.expect("read").to_vec();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    put(store, key, bytes).await;
+/// One byte is another, and the JSON as good as before: only the checksum tells.
+async fn damage(store: &dyn Store, key: &Key, good: &str, bad: &str) {
+    let text = String::from_utf8(store.get(key, None).await.expect("read").to_vec()).expect("text");
+    assert!(text.contains(good) && good.len() == bad.len(), "{text}");
+    put(store, key, text.replace(good, bad).into_bytes()).await;
 }
 
 async fn written() -> Arc<dyn Store> {
@@ -120,7 +119,7 @@ async fn loss_16_a_damaged_claim_lets_nobody_in() {
     assert!(replica.claim(GENERATION, Term(1), &again, 1).await.expect("ours").0);
     assert!(!replica.claim(GENERATION, Term(1), &other, 1).await.expect("not theirs").0);
     let key = ObjectName::Term { generation: GENERATION, term: Term(1) }.key();
-    damage(&*store, &key).await;
+    damage(&*store, &key, "0f3c9a", "0f3c9b").await;
     for writer in [&again, &other] {
         let error = replica.claim(GENERATION, Term(1), writer, 1).await.expect_err("nobody's");
         assert!(matches!(error, ReplicaError::Refused { .. }) && !error.is_retryable());
@@ -135,7 +134,7 @@ async fn loss_16_a_damaged_claim_lets_nobody_in() {
 async fn a_damaged_marker_stops_a_writer() {
     let store = written().await;
     let (replica, key) = (Replica::new(store.clone()), ObjectName::Marker.key());
-    damage(&*store, &key).await;
+    damage(&*store, &key, "app.db", "apq.db").await;
     let error = replica.ensure_marker(EngineKind::Sqlite, "app.db").await.expect_err("damaged");
     assert!(matches!(error, ReplicaError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("replicate.json") && error.to_string().contains("damaged"), "{error}");
@@ -150,7 +149,7 @@ async fn a_damaged_mark_is_no_mark() {
     let store = written().await;
     let replica = Replica::new(store.clone());
     assert_eq!(replica.marks(GENERATION).await.expect("read").len(), 1);
-    damage(&*store, &ObjectName::Mark { generation: GENERATION, time: NOW }.key()).await;
+    damage(&*store, &ObjectName::Mark { generation: GENERATION, time: NOW }.key(), "00000009", "00000008").await;
     assert!(replica.marks(GENERATION).await.expect("read").is_empty());
     assert!(replica.read_mark(GENERATION, NOW).await.expect("read").is_err());
 }
@@ -159,7 +158,7 @@ async fn a_damaged_mark_is_no_mark() {
 #[tokio::test]
 async fn a_replica_with_nothing_but_a_damaged_marker_is_damaged() {
     let store = written().await;
-    damage(&*store, &ObjectName::Marker.key()).await;
+    damage(&*store, &ObjectName::Marker.key(), "app.db", "apq.db").await;
     let mut out = Vec::new();
     let around = replicate::commands::restore::Surroundings {
         now: NOW,
