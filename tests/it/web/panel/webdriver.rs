@@ -43,7 +43,7 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a directory");
         let mut command = Command::new("chromedriver");
         // A group of its own, so that the browser ends with it however the test ends; and nothing is left in the home directory.
-        command.arg("--port=0").process_group(0).env("HOME", profile.path());
+        command.arg("--port=0").process_group(0).env("HOME", profile.path()).env("TMPDIR", profile.path());
         let mut driver = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a driver");
         let mut said = BufReader::new(driver.stdout.take().expect("its stdout"));
         let mut line = String::new();
