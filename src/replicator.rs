@@ -220,6 +220,8 @@ impl Replicator {
         let unusable = |source| StartError::StateDir { path: settings.state_dir.clone(), source };
         disk.create_dirs(&settings.state_dir).map_err(unusable)?;
         let lock = Arc::new(StateLock::take(&settings.state_dir, crew.clone())?);
+        // Nobody may have it, and it waits for its turn: of many databases, not all can keep theirs meanwhile.
+        lock.rest();
         let names: Vec<String> = replicas.iter().map(|(name, _)| name.clone()).collect();
         let status = Status::new(&settings.name, names, settings.spool_limit, clock.clone());
         status.set_aims(settings.aims);
@@ -310,6 +312,8 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
+        // What is left is shipped. With many databases there are not descriptors enough for the locks of all.
+        self.lock.rest();
         if thread::panicking() {
             let text = "the capturing thread panicked; its message is in the log";
             self.status.error("panic", text);

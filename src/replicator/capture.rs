@@ -75,15 +75,19 @@ pub(super) struct Capture {
 
 /// Works on one database to its end, or until it is parked. `deferred` are commands that came before it could be.
 pub(super) fn run(shared: Arc<Shared>, choice: Choice, runtime: Handle, mut deferred: Vec<Command>, end: End) {
+    match end.own() {
+        Ok(()) => {}
+        Err(None) => return,
+        Err(Some(until)) => return run_at(until, shared, choice, runtime, deferred, end),
+    }
     let turn_since = Instant::now();
     let beginning =
         Beginning { shared: &shared, choice: &choice, runtime: &runtime, deferred: &mut deferred, turn_since };
     match beginning.run() {
         Ok((engine, begun)) => Capture::new(shared, engine, runtime, begun, end).run(deferred),
         Err(Ended::GaveWay(until)) => {
-            let leave = Leave { sight: Sight::default(), is_watched: false, until: Some(until) };
-            let again = shared.clone();
-            shared.crew.park(&shared, leave, Box::new(move || run(again, choice, runtime, deferred, end)));
+            end.lock.rest();
+            run_at(until, shared, choice, runtime, deferred, end);
         }
         Err(Ended::ForGood) => {
             if !matches!(shared.status.state(), State::Failed(_)) {
@@ -91,6 +95,13 @@ pub(super) fn run(shared: Arc<Shared>, choice: Choice, runtime: Handle, mut defe
             }
         }
     }
+}
+
+/// Begins again then, or when something happens.
+fn run_at(until: Instant, shared: Arc<Shared>, choice: Choice, runtime: Handle, deferred: Vec<Command>, end: End) {
+    let leave = Leave { sight: Sight::default(), is_watched: false, until: Some(until) };
+    let again = shared.clone();
+    shared.crew.park(&shared, leave, Box::new(move || run(again, choice, runtime, deferred, end)));
 }
 
 fn open_segment(shared: &Shared, course: &Course) -> OpenSegment {

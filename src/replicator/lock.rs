@@ -24,6 +24,15 @@ pub(super) struct StateLock {
     held: Mutex<Held>,
 }
 
+/// Why a lock was not to be had again.
+#[derive(Debug)]
+pub(super) enum NotAgain {
+    /// Somebody was there, and has changed local state.
+    ForGood(String),
+    /// The system refuses just now, for lack of descriptors as a rule.
+    Yet(String),
+}
+
 #[derive(Debug)]
 enum Held {
     Yes(Flock<File>),
@@ -47,7 +56,7 @@ impl StateLock {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The database is parked.
+    /// The database is parked, or was looked at for the last time.
     pub fn rest(&self) {
         let mut held = self.held();
         if let Held::Yes(file) = std::mem::replace(&mut *held, Held::No)
@@ -57,8 +66,8 @@ impl StateLock {
         }
     }
 
-    /// It is to be worked on again. An error is final: whoever was there has changed local state.
-    pub fn take_again(&self) -> Result<(), String> {
+    /// It is to be worked on again.
+    pub fn take_again(&self) -> Result<(), NotAgain> {
         let mut held = self.held();
         match std::mem::replace(&mut *held, Held::No) {
             Held::Yes(file) => *held = Held::Yes(file),
@@ -71,19 +80,30 @@ impl StateLock {
                     (self.path.display(), "another process replicated this database while it was parked");
                 let mut file = match lock(&self.path) {
                     Ok(Some(file)) => file,
-                    Ok(None) => return Err(format!("{other}: {path} is locked")),
-                    Err(error) => return Err(format!("cannot lock {path}: {error}")),
+                    Ok(None) => return Err(NotAgain::ForGood(format!("{other}: {path} is locked"))),
+                    Err(error) => return Err(NotAgain::Yet(format!("cannot lock {path}: {error}"))),
                 };
                 let mut owner = String::new();
                 let read = file.seek(SeekFrom::Start(0));
                 let read = read.and_then(|_| (&mut *file).take(MAX_OWNER_BYTES).read_to_string(&mut owner));
-                if read.is_err() || owner != self.owner {
-                    return Err(format!("{other}: {path} says so"));
+                if let Err(error) = read {
+                    return Err(NotAgain::Yet(format!("cannot read {path}: {error}")));
+                }
+                if owner != self.owner {
+                    return Err(NotAgain::ForGood(format!("{other}: {path} says so")));
                 }
                 *held = Held::Yes(file);
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        if matches!(*self.held(), Held::Kept(_)) {
+            self.crew.lock_is_taken_again();
+        }
     }
 }
 
@@ -114,9 +134,27 @@ mod tests {
         assert!(take().is_err());
         ours.rest();
         let theirs = take().unwrap();
-        assert!(ours.take_again().unwrap_err().contains("is locked"));
+        let why = |again: Result<(), NotAgain>| match again {
+            Err(NotAgain::ForGood(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        assert!(why(ours.take_again()).contains("is locked"));
         drop(theirs);
-        assert!(ours.take_again().unwrap_err().contains("another process replicated this database"));
+        assert!(why(ours.take_again()).contains("another process replicated this database"));
+    }
+
+    /// What the system refuses may be had later.
+    #[test]
+    fn a_refusal_of_the_system_is_not_final() {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, away) = (folder.path().join("state"), folder.path().join("away"));
+        std::fs::create_dir(&state).unwrap();
+        let ours = StateLock::take(&state, Crew::new(1, 0, 0)).unwrap();
+        ours.rest();
+        std::fs::rename(&state, &away).unwrap();
+        assert!(matches!(ours.take_again(), Err(NotAgain::Yet(_))));
+        std::fs::rename(&away, &state).unwrap();
+        ours.take_again().unwrap();
     }
 
     /// As long as there is room, the lock is kept.
@@ -129,6 +167,20 @@ mod tests {
         let is_free = folders.each_ref().map(|folder| lock(&folder.path().join("lock")).unwrap().is_some());
         assert_eq!(is_free, [false, true]);
         locks.iter().for_each(|lock| lock.take_again().unwrap());
+        let [first, second] = &locks;
+        second.rest();
+        first.rest();
+        let is_free = folders.each_ref().map(|folder| lock(&folder.path().join("lock")).unwrap().is_some());
+        assert_eq!(is_free, [true, false]);
+        locks.iter().for_each(|lock| lock.take_again().unwrap());
+        // Room that is kept by one that is gone is there for others.
+        let crew_of_one = Crew::new(1, 0, 1);
+        for _ in 0..3 {
+            let folder = tempfile::tempdir().unwrap();
+            let one = StateLock::take(folder.path(), crew_of_one.clone()).unwrap();
+            one.rest();
+            assert!(lock(&folder.path().join("lock")).unwrap().is_none(), "kept");
+        }
         assert!(folders.iter().all(|folder| lock(&folder.path().join("lock")).unwrap().is_none()));
     }
 }

@@ -1,10 +1,35 @@
 //! Giving a database's thread to another one, and going on when something happens.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::End;
 use super::capture::Capture;
 use super::crew::{Leave, Sight};
+use super::lock::NotAgain;
 use crate::status::State;
+
+/// When the lock of a parked database could not be taken.
+const LOCK_AGAIN: Duration = Duration::from_millis(500);
+
+impl End {
+    /// Local state is this process' own from here on. Otherwise, when to try again; `None`: never, and that is told.
+    pub(super) fn own(&self) -> Result<(), Option<Instant>> {
+        match self.lock.take_again() {
+            Ok(()) => Ok(()),
+            Err(NotAgain::ForGood(why)) => {
+                self.status.error("start", &why);
+                tracing::error!("{why}");
+                self.status.set_state(State::Failed(why));
+                Err(None)
+            }
+            Err(NotAgain::Yet(why)) => {
+                self.status.error("start", &why);
+                tracing::warn!("{why}; trying again");
+                Err(Some(Instant::now() + LOCK_AGAIN))
+            }
+        }
+    }
+}
 
 impl Capture {
     /// May this database do without a thread until `deadline`, and is one wanted?
@@ -48,6 +73,13 @@ impl Capture {
         shared.crew.park(&shared, Leave { sight, is_watched, until }, wake);
     }
 
+    /// Stays parked until then, or until something happens.
+    fn park_until(self, until: Instant) {
+        let sight = self.parked.clone().unwrap_or_default();
+        let (shared, leave) = (self.shared.clone(), Leave { sight, is_watched: false, until: Some(until) });
+        shared.crew.park(&shared, leave, Box::new(move || self.wake()));
+    }
+
     /// While it is parked, only events tell.
     fn set_watched(&mut self) {
         if self.is_paused {
@@ -62,10 +94,10 @@ impl Capture {
     }
 
     fn wake(mut self) {
-        if let Err(why) = self.end.lock.take_again() {
-            self.shared.status.error("start", &why);
-            tracing::error!("{why}");
-            return self.shared.status.set_state(State::Failed(why));
+        match self.end.own() {
+            Ok(()) => {}
+            Err(None) => return,
+            Err(Some(until)) => return self.park_until(until),
         }
         self.shared.status.set_parked(false);
         let now = Instant::now();

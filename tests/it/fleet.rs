@@ -49,8 +49,11 @@ impl Fleet {
     }
 
     fn run(&self) -> Child {
+        self.start(self.command())
+    }
+
+    fn start(&self, mut command: Command) -> Child {
         let log = std::fs::File::create(self.path("log")).expect("a log");
-        let mut command = self.command();
         command.args(["run", "--config"]).arg(self.config()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("it starts")
     }
@@ -243,4 +246,27 @@ fn a_configuration_is_read_again() {
     let removed = fleet.path("replicas/removed.db").display().to_string();
     assert_eq!(fleet.rows(&removed), Some(2), "nothing more is captured of it");
     stop(run, "replicate run");
+}
+
+/// Where fewer files may be open than databases are there, they take turns and that is told; each commit is captured all the same, and a stop
+/// ships everything.
+#[test]
+fn few_descriptors_are_enough() {
+    const NUMBER: usize = 120;
+    let fleet = Fleet::new();
+    let path = |n: usize| fleet.path(&format!("data/a/{n}.db"));
+    (0..NUMBER).for_each(|n| insert(&path(n), 1));
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 160; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_replicate")]);
+    let replicator = fleet.start(limited);
+    let snapshots = || fleet.log().matches("the replica has a whole snapshot").count();
+    assert!(eventually(LONG, || snapshots() == NUMBER), "{} snapshots\n{}", snapshots(), fleet.log());
+    (0..NUMBER).step_by(7).for_each(|n| insert(&path(n), 2));
+    stop(replicator, "replicate run");
+    let log = fleet.log();
+    assert!(log.contains("few open files are allowed"), "{log}");
+    assert!(!log.contains("Too many open files"), "{log}");
+    for n in [0, 7, 8, 119] {
+        fleet.has(&path(n).display().to_string(), if n % 7 == 0 { 3 } else { 1 });
+    }
 }
