@@ -196,6 +196,8 @@ fn a_paused_replicator_lets_go() {
     let replicator = live.start("20ms");
     live.insert(1);
     live.done(&["sync"], &["--timeout", "30s"]);
+    // Restorable as soon as the first snapshot is there too.
+    live.done(&["snapshot"], &[]);
     let mode =
         |mode: &str| live.app.query_row(&format!("PRAGMA journal_mode={mode}"), [], |row| row.get::<_, String>(0));
     assert!(mode("DELETE").is_err(), "somebody is attached");
