@@ -240,3 +240,35 @@ fn a_command_that_ends_at_once_leaves_a_replica_that_restores() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(live.sum_at("now"), 3);
 }
+
+/// A stop in the middle of a scheduled drill ends it in time, and nothing of it is left. After a kill there, what was left behind goes with the
+/// next drill. Neither of the two is taken for one that went well, or badly.
+#[test]
+fn a_drill_that_is_cut_short() {
+    let live = Live::new();
+    live.insert(1);
+    let endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c";
+    let more = format!("    schedule: {{ drill: '* * * * *' }}\n    drill: {{ assertions: ['{endless}'] }}\n");
+    let left = || {
+        let all = std::fs::read_dir(live.state_dir().join("scratch")).into_iter().flatten().flatten();
+        all.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let in_the_middle = || left().iter().any(|path| path.join("database").exists());
+    let limit = Duration::from_secs(300);
+    let replicator = live.rig.start_with("10ms", &more);
+    assert!(eventually(limit, in_the_middle), "{}", live.rig.log());
+    stop(replicator, "replicate run");
+    assert_eq!(left(), Vec::<PathBuf>::new());
+    let mut replicator = live.rig.start_with("10ms", &more);
+    assert!(eventually(limit, in_the_middle), "{}", live.rig.log());
+    replicator.kill().expect("it runs");
+    replicator.wait().expect("it ends");
+    assert_eq!(left().len(), 1);
+    assert!(!live.rig.log().contains("THE SCHEDULED DRILL FAILED"), "{}", live.rig.log());
+    stop(live.start("10ms"), "replicate run");
+    live.done(&["drill"], &[]);
+    assert_eq!(left(), Vec::<PathBuf>::new());
+    let drills: Value = serde_json::from_str(&live.done(&["list"], &["--drills", "--json"])).expect("JSON");
+    let drills = drills["drills"].as_array().expect("drills");
+    assert!(drills.len() == 1 && drills[0]["passed"] == true, "{drills:?}");
+}
