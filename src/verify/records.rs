@@ -1,18 +1,33 @@
 //! The small objects: claims and marks of a generation; and what stands beside the generations, the records of drills and labels.
 
+use std::collections::BTreeSet;
+
 use super::Verifier;
 use crate::document::DocumentError;
 use crate::drill::{RecordError, Records};
 use crate::inventory::Inventory;
 use crate::label::{LabelError, Labels};
 use crate::layout::{DRILL_FOLDER, DrillName, LABEL_FOLDER, LabelEvent, LabelName, ObjectName};
-use crate::position::Generation;
-use crate::restore::{Fault, RestoreError};
+use crate::position::{Generation, Term};
+use crate::restore::{Fault, RestoreError, no_object};
 use crate::store::{Key, StoreError};
 
 impl Verifier<'_> {
-    /// No restore reads them. Where everything is read, each must be what was written.
+    /// No restore reads them. Who wrote anything must have claimed its term before; where everything is read, each must be what was written.
     pub(super) async fn claims_and_marks(&mut self, inventory: &Inventory) -> Result<(), RestoreError> {
+        let segments = inventory.segments.iter().chain(&inventory.dead_segments).map(|s| s.name.term);
+        let snapshots = inventory.snapshots.iter().chain(&inventory.dead_snapshots).map(|s| s.name.term);
+        let mut unclaimed: BTreeSet<Term> = segments.chain(snapshots).collect();
+        unclaimed.retain(|term| !inventory.terms.contains(term));
+        if !unclaimed.is_empty() {
+            // A writer may have come between the two listings.
+            let now = self.reading.inventory(inventory.generation).await.map_err(no_object)?;
+            unclaimed.retain(|term| !now.terms.contains(term));
+        }
+        for term in unclaimed {
+            let key = ObjectName::Term { generation: inventory.generation, term }.key();
+            self.find(Some(inventory.generation), Some(key), "is missing: its writer's objects are there");
+        }
         if !self.how.deep {
             return Ok(());
         }

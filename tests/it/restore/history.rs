@@ -109,8 +109,7 @@ impl Writer {
         self.seal().await;
         self.now += 1000;
         let generation = Generation::new(TimeMs(self.now), self.random.next() as u32);
-        let claim = Claim { writer: "model".to_owned(), claimed_ms: self.now };
-        assert!(Replica::new(self.store.clone()).claim(generation, self.term, &claim, 1).await.expect("claimed").0);
+        self.claim(generation, self.term).await;
         let commit = self.commit_of(&content, grid, Txid(1), CommitKind::Initial);
         self.models.push(GenerationModel { generation, states: Vec::new(), snapshots: Vec::new() });
         self.write_commit(&content.clone(), State { commit, content }).await;
@@ -247,10 +246,16 @@ impl Writer {
         self.models.last_mut().expect("a model").states.push(state);
     }
 
+    async fn claim(&self, generation: Generation, term: Term) {
+        let claim = Claim { writer: "model".to_owned(), claimed_ms: self.now };
+        assert!(Replica::new(self.store.clone()).claim(generation, term, &claim, 1).await.expect("claimed").0);
+    }
+
     /// Ends the open segment and puts it.
     pub async fn seal(&mut self) {
         let Some(mut writer) = self.segment.take() else { return };
         let summary = writer.finish().expect("finish");
+        self.claim(summary.name.generation, summary.name.term).await;
         let key = ObjectName::Segment(summary.name).key();
         put(&*self.store, &key, writer.into_file().into_inner()).await;
     }
@@ -258,6 +263,7 @@ impl Writer {
     /// A snapshot of a copy that went on while up to `behind` commits were captured.
     pub async fn snapshot(&mut self, behind: u64) {
         self.seal().await;
+        self.claim(self.model().generation, self.term).await;
         let model = self.model().clone();
         let end = model.newest().clone();
         let grid = end.commit.grid;

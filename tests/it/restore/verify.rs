@@ -75,7 +75,7 @@ async fn loss_27_a_missing_object_is_found_by_names() {
         let options = VerifyOptions { shipped, ..VerifyOptions::default() };
         let (said, exit) = verified(&store, options).await;
         let unneeded = match ObjectName::parse(key.as_str()) {
-            Some(ObjectName::Term { .. } | ObjectName::Snapshot(_)) => true,
+            Some(ObjectName::Snapshot(_)) => true,
             Some(ObjectName::Segment(name)) => name.first.0 == 1,
             _ => false,
         };
